@@ -1,0 +1,212 @@
+"""The vocabulary: what an environment says, what an algorithm stores, and the protocols between them.
+
+Shapes: N environments side by side, T rows in a rollout. Observations are an array or a flat dictionary of
+arrays; the key `action_mask` of a dictionary is reserved for the actions that are allowed.
+"""
+
+import dataclasses
+import math
+from abc import abstractmethod
+from typing import Any, NamedTuple, Protocol
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+type Obs = PyTree[Array | np.ndarray]
+type Action = Array | np.ndarray
+type Carry = PyTree[Array]
+type Metrics = dict[str, Float[Array, ""]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySpec:
+    """One array of an observation. `categories` holds, for integers that name categories, how many each has."""
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    categories: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Discrete:
+    """One of `count` actions: an int32 scalar from 0."""
+
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiDiscrete:
+    """Several choices at once: an int32 vector, each from 0."""
+
+    counts: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Continuous:
+    """A float vector of `size`; its bounded entries mean [−1, 1], the others pass through as they are."""
+
+    size: int
+    bounded: tuple[bool, ...]
+
+
+ObservationSpec = ArraySpec | tuple[tuple[str, ArraySpec], ...]
+ActionSpec = Discrete | MultiDiscrete | Continuous
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvSpec:
+    """What an environment is, as far as an algorithm may know it. Hashable, so that it is static under jit."""
+
+    id: str
+    observation: ObservationSpec
+    action: ActionSpec
+    max_episode_steps: int | None = None
+    reward_threshold: float | None = None
+
+
+class Step(NamedTuple):
+    """What an action led to. `next_obs` is the true successor, never the first observation after a reset."""
+
+    next_obs: Obs
+    reward: Float[Array, "..."] | np.ndarray
+    terminated: Bool[Array, "..."] | np.ndarray
+    truncated: Bool[Array, "..."] | np.ndarray
+
+
+class Transition(NamedTuple):
+    """One step of experience; leading axes are free. Only `terminated` stops a bootstrap."""
+
+    obs: Obs
+    action: Action
+    reward: Float[Array, "..."]
+    next_obs: Obs
+    terminated: Bool[Array, "..."]
+    truncated: Bool[Array, "..."]
+
+    @property
+    def ended(self) -> Bool[Array, "..."]:
+        """Whether the episode ended here, for either reason."""
+        return self.terminated | self.truncated
+
+
+class Rollout(NamedTuple):
+    """What a runner hands to `update`: transitions [T, N] and each environment's carry [N] before row 0."""
+
+    transitions: Transition
+    carry: Carry
+
+
+class Steps(NamedTuple):
+    """Where a run stands: environment steps taken (of one seed) and in total, and the iteration's index.
+
+    `taken` and `total` are floats: they feed schedules, and int32 would end at 2.1e9.
+    """
+
+    taken: Float[Array, ""]
+    total: Float[Array, ""]
+    iteration: Int[Array, ""]
+
+    @property
+    def progress(self) -> Float[Array, ""]:
+        """The fraction of the run that is behind, in [0, 1]."""
+        return self.taken / self.total
+
+
+class Algorithm[State, Policy](eqx.Module):
+    """A frozen record of hyper-parameters with a few pure methods over an explicit state.
+
+    Float fields are leaves (changing one never recompiles); sizes, flags and names are static. `act` and `greedy`
+    see ONE observation and only the policy: the part of the state that acting reads.
+    """
+
+    num_envs: eqx.AbstractVar[int]
+    rollout_length: eqx.AbstractVar[int]
+
+    def check(self, spec: EnvSpec) -> None:
+        """Raise `UsageError` where this record cannot work on such an environment."""
+
+    @abstractmethod
+    def init(self, key: PRNGKeyArray, spec: EnvSpec) -> State:
+        """The state before the first step; every leaf is an array."""
+
+    @abstractmethod
+    def policy(self, state: State) -> Policy:
+        """The part of the state that acts: parameters and what normalises their input."""
+
+    def begin(self, spec: EnvSpec) -> Carry:
+        """One environment's carry at the start of an episode."""
+        return ()
+
+    @abstractmethod
+    def act(
+        self, key: PRNGKeyArray, policy: Policy, carry: Carry, obs: Obs, steps: Steps
+    ) -> tuple[Action, Carry]:
+        """The action to take while learning: it explores."""
+
+    @abstractmethod
+    def greedy(self, key: PRNGKeyArray, policy: Policy, carry: Carry, obs: Obs) -> tuple[Action, Carry]:
+        """The action to be judged by."""
+
+    @abstractmethod
+    def update(
+        self, key: PRNGKeyArray, state: State, rollout: Rollout, steps: Steps
+    ) -> tuple[State, Metrics]:
+        """Learn from one rollout. A metric that this update could not measure is NaN."""
+
+
+class Environment[EnvState](Protocol):
+    """One environment in pure JAX. It neither resets itself nor counts `spec.max_episode_steps`: runners do."""
+
+    @property
+    def spec(self) -> EnvSpec:
+        """What the environment is."""
+
+    def reset(self, key: PRNGKeyArray) -> tuple[EnvState, Obs]:
+        """Start an episode."""
+
+    def step(self, key: PRNGKeyArray, state: EnvState, action: Action) -> tuple[EnvState, Step]:
+        """Take one step with a canonical action."""
+
+
+class HostEnvironment(Protocol):
+    """`num_envs` environments stepped from Python, in NumPy. They never reset by themselves.
+
+    Arrays they return may be overwritten by their next call. They count `spec.max_episode_steps` themselves.
+    """
+
+    spec: EnvSpec
+    num_envs: int
+
+    def reset(self, seeds: np.ndarray, mask: np.ndarray) -> Obs:
+        """Start an episode wherever `mask`, from that row's seed; [num_envs] rows, of which only those count."""
+
+    def step(self, actions: np.ndarray) -> Step:
+        """Take one step in every environment with canonical actions [num_envs, ...]."""
+
+    def close(self) -> None:
+        """Free what the environments hold; nothing may be called after it."""
+
+
+class HostFactory(Protocol):
+    """Builds host environments of one kind, as many side by side as a runner needs."""
+
+    spec: EnvSpec
+
+    def build(self, num_envs: int) -> HostEnvironment:
+        """`num_envs` fresh environments."""
+
+
+def real(default: float, low: float = -math.inf, high: float = math.inf) -> Any:
+    """A float hyper-parameter: a leaf, so that changing it never recompiles. Checked to lie in [low, high]."""
+    return eqx.field(default=default, metadata={"range": (low, high)})
+
+
+def size(default: int, low: int = 1, high: int = 2**31 - 1) -> Any:
+    """A whole number that decides shapes: static. Checked to lie in [low, high]."""
+    return eqx.field(default=default, static=True, metadata={"range": (low, high)})
+
+
+def static(default: Any) -> Any:
+    """A flag, a name or a tuple that decides structure: static, so that changing it compiles anew."""
+    return eqx.field(default=default, static=True)
