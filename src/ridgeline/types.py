@@ -10,8 +10,11 @@ from abc import abstractmethod
 from typing import Any, NamedTuple, Protocol
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+ACTION_MASK = "action_mask"
 
 type Obs = PyTree[Array | np.ndarray]
 type Action = Array | np.ndarray
@@ -27,6 +30,10 @@ class ArraySpec:
     dtype: str = "float32"
     categories: tuple[int, ...] = ()
 
+    def zeros(self) -> Array:
+        """An array of zeros of this shape and dtype."""
+        return jnp.zeros(self.shape, self.dtype)
+
 
 @dataclasses.dataclass(frozen=True)
 class Discrete:
@@ -34,12 +41,20 @@ class Discrete:
 
     count: int
 
+    def zeros(self) -> Int[Array, ""]:
+        """The action 0."""
+        return jnp.zeros((), jnp.int32)
+
 
 @dataclasses.dataclass(frozen=True)
 class MultiDiscrete:
     """Several choices at once: an int32 vector, each from 0."""
 
     counts: tuple[int, ...]
+
+    def zeros(self) -> Int[Array, "d"]:
+        """Every choice 0."""
+        return jnp.zeros(len(self.counts), jnp.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +64,23 @@ class Continuous:
     size: int
     bounded: tuple[bool, ...]
 
+    def zeros(self) -> Float[Array, "d"]:
+        """The zero vector."""
+        return jnp.zeros(self.size)
+
 
 ObservationSpec = ArraySpec | tuple[tuple[str, ArraySpec], ...]
 ActionSpec = Discrete | MultiDiscrete | Continuous
+
+
+def observation_parts(spec: ObservationSpec) -> tuple[tuple[str, ArraySpec], ...]:
+    """Each array of an observation with its name; a lone array's name is empty."""
+    return (("", spec),) if isinstance(spec, ArraySpec) else spec
+
+
+def example_obs(spec: ObservationSpec) -> Obs:
+    """An observation of zeros, with the shapes and dtypes of the spec."""
+    return spec.zeros() if isinstance(spec, ArraySpec) else {name: part.zeros() for name, part in spec}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +142,12 @@ class Steps(NamedTuple):
         return self.taken / self.total
 
 
+def example_transition(spec: EnvSpec) -> Transition:
+    """A transition of zeros: what one cell of a memory holds."""
+    obs, no = example_obs(spec.observation), jnp.zeros((), bool)
+    return Transition(obs, spec.action.zeros(), jnp.zeros(()), obs, no, no)
+
+
 class Algorithm[State, Policy](eqx.Module):
     """A frozen record of hyper-parameters with a few pure methods over an explicit state.
 
@@ -139,9 +174,7 @@ class Algorithm[State, Policy](eqx.Module):
         return ()
 
     @abstractmethod
-    def act(
-        self, key: PRNGKeyArray, policy: Policy, carry: Carry, obs: Obs, steps: Steps
-    ) -> tuple[Action, Carry]:
+    def act(self, key: PRNGKeyArray, policy: Policy, carry: Carry, obs: Obs, steps: Steps) -> tuple[Action, Carry]:
         """The action to take while learning: it explores."""
 
     @abstractmethod
@@ -149,9 +182,7 @@ class Algorithm[State, Policy](eqx.Module):
         """The action to be judged by."""
 
     @abstractmethod
-    def update(
-        self, key: PRNGKeyArray, state: State, rollout: Rollout, steps: Steps
-    ) -> tuple[State, Metrics]:
+    def update(self, key: PRNGKeyArray, state: State, rollout: Rollout, steps: Steps) -> tuple[State, Metrics]:
         """Learn from one rollout. A metric that this update could not measure is NaN."""
 
 

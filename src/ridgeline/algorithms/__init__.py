@@ -1,0 +1,20 @@
+"""The registry: every algorithm by name. A new one is a file beside this and a line here."""
+
+import difflib
+from typing import Any
+
+from ridgeline.algorithms.dqn import DQN
+from ridgeline.algorithms.ppo import PPO
+from ridgeline.errors import UsageError
+from ridgeline.types import Algorithm
+
+REGISTRY: dict[str, type[Algorithm[Any, Any]]] = {"dqn": DQN, "ppo": PPO}
+
+
+def by_name(name: str) -> type[Algorithm[Any, Any]]:
+    """The algorithm of this name. Raises `UsageError` with the nearest name if there is none."""
+    if name in REGISTRY:
+        return REGISTRY[name]
+    near = difflib.get_close_matches(name.lower(), REGISTRY, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(REGISTRY)}"
+    raise UsageError(f"no algorithm {name!r}: {hint}")

@@ -1,0 +1,217 @@
+"""PPO: proximal policy optimisation with the clipped surrogate (Schulman et al. 2017).
+
+for each iteration:                                                             (algorithm 1)
+  1. N actors run π_θold for T steps                                            the runner, `PPO.act`
+  2. advantages Â₁, …, Â_T from V_θold                                          `gae`
+  3. K epochs of minibatches, θ ← θ + α ∇ Ê[L^CLIP − c₁ L^VF + c₂ S[π_θ]]       `objective`
+     ρ(θ) = π_θ(a|s) / π_θold(a|s)
+     L^CLIP = min(ρ Â, clip(ρ, 1 − ε, 1 + ε) Â)                                 `clipped_surrogate`
+     L^VF = (V_θ(s) − V^targ)²,  V^targ = Â + V_θold(s)                         `value_loss`
+  4. θ_old ← θ
+
+π_θ and V_θ share parameters (`shared`), and every rollout comes from the newest policy.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from ridgeline.distributions import log_prob
+from ridgeline.encoders import Activation, EncoderBuilder, Linear, build_encoder
+from ridgeline.errors import UsageError
+from ridgeline.networks import ActorCritic, PolicyHead
+from ridgeline.normalisation import ObservationNormaliser, RewardNormaliser
+from ridgeline.optimisation import OptimiserName, descend, epochs, optimiser_state
+from ridgeline.returns import explained_variance, gae
+from ridgeline.types import (
+    Action,
+    Algorithm,
+    Carry,
+    EnvSpec,
+    Metrics,
+    Obs,
+    Rollout,
+    Steps,
+    Transition,
+    real,
+    size,
+    static,
+)
+
+
+class Policy(eqx.Module):
+    """π_θ and V_θ behind the normaliser of their observations, if there is one."""
+
+    network: ActorCritic
+    normaliser: ObservationNormaliser | None
+
+    def read(self, obs: Obs) -> Obs:
+        """The observation as the network sees it."""
+        return self.normaliser(obs) if self.normaliser is not None else obs
+
+
+class State(eqx.Module):
+    """The policy, its optimiser's state, and the normaliser of rewards, if there is one."""
+
+    policy: Policy
+    optimiser: PyTree[Array]
+    rewards: RewardNormaliser | None
+
+
+class Sample(NamedTuple):
+    """One row of a rollout, ready to learn from."""
+
+    obs: Obs
+    action: Action
+    log_prob: Float[Array, "..."]
+    advantage: Float[Array, "..."]
+    target: Float[Array, "..."]
+
+
+def clipped_surrogate(
+    ratio: Float[Array, "..."], advantage: Float[Array, "..."], epsilon: Float[Array, ""] | float
+) -> Float[Array, "..."]:
+    """L^CLIP = min(ρ Â, clip(ρ, 1 − ε, 1 + ε) Â): no gain from moving ρ further than ε (eq. 7)."""
+    return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - epsilon, 1 + epsilon) * advantage)
+
+
+def value_loss(value: Float[Array, "..."], target: Float[Array, "..."]) -> Float[Array, "..."]:
+    """L^VF = (V_θ(s) − V^targ)² (eq. 9)."""
+    return (value - target) ** 2
+
+
+def standardise(x: Float[Array, "n"]) -> Float[Array, "n"]:
+    """(x − mean) / (std + 1e-8): a batch whose entries are all equal becomes zeros."""
+    return (x - jnp.mean(x)) / (jnp.std(x) + 1e-8)
+
+
+class PPO(Algorithm[State, Policy]):
+    """Proximal policy optimisation. A record of hyper-parameters; its methods are pure."""
+
+    num_envs: int = size(8)  # environments side by side, for each seed
+    rollout_length: int = size(128)  # T: steps in each of them between updates
+    epochs: int = size(4)  # K: passes over each rollout
+    batch_size: int = size(256)  # rows in a minibatch; divides num_envs × rollout_length
+    gamma: float = real(0.99, 0, 1)  # discount γ
+    gae_lambda: float = real(0.95, 0, 1)  # λ of the advantage estimator
+    clip_range: float = real(0.2, 0)  # ε of the clipped surrogate
+    clip_anneal: float = real(0.0, 0, 1)  # share of ε that is gone, linearly, by the end of the run
+    learning_rate: float = real(3e-4, 0)  # α
+    learning_rate_anneal: float = real(0.0, 0, 1)  # share of α that is gone, linearly, by the end of the run
+    value_coef: float = real(0.5, 0)  # c₁, weight of the value loss
+    entropy_coef: float = real(0.0)  # c₂, weight of the entropy bonus
+    max_grad_norm: float = real(0.5, 0)  # the gradient's global norm is clipped here
+    normalise_advantages: bool = static(True)  # standardise them in each minibatch
+    normalise_observations: bool = static(False)  # by the running mean and variance of all observations
+    normalise_rewards: bool = static(False)  # by the running deviation of the discounted return
+    shared: bool = static(True)  # one encoder for policy and value, or one each
+    log_std: float = real(0.0, -20, 2)  # initial log standard deviation of continuous actions
+    optimiser: OptimiserName = static("adam")
+    hidden: tuple[int, ...] = static((64, 64))  # widths of the hidden layers
+    activation: Activation = static("tanh")
+    encoder: EncoderBuilder | None = static(None)
+
+    def check(self, spec: EnvSpec) -> None:
+        """Minibatches divide the rollout."""
+        rows = self.num_envs * self.rollout_length
+        if rows % self.batch_size:
+            raise UsageError(
+                f"batch_size {self.batch_size} does not divide num_envs × rollout_length = {rows}: "
+                "change one of the three"
+            )
+
+    def init(self, key: PRNGKeyArray, spec: EnvSpec) -> State:
+        """Fresh networks; normalisers that have seen nothing."""
+        encoder_key, critic_key, policy_key, value_key = jax.random.split(key, 4)
+        arguments = (spec.observation, self.hidden, self.activation, self.encoder)
+        encoder, n = build_encoder(encoder_key, *arguments)
+        network = ActorCritic(
+            encoder,
+            None if self.shared else build_encoder(critic_key, *arguments)[0],
+            PolicyHead.create(policy_key, n, spec.action, self.log_std),
+            Linear.create(value_key, n, 1),
+        )
+        normaliser = ObservationNormaliser.create(spec.observation) if self.normalise_observations else None
+        rewards = RewardNormaliser.create(self.num_envs) if self.normalise_rewards else None
+        return State(Policy(network, normaliser), optimiser_state(self.optimiser, network), rewards)
+
+    def policy(self, state: State) -> Policy:
+        """π_θ, with V_θ and the normaliser of observations."""
+        return state.policy
+
+    def act(self, key: PRNGKeyArray, policy: Policy, carry: Carry, obs: Obs, steps: Steps) -> tuple[Action, Carry]:
+        """A ~ π_θ(·|s)."""
+        return policy.network.distribution(policy.read(obs)).sample(key), carry
+
+    def greedy(self, key: PRNGKeyArray, policy: Policy, carry: Carry, obs: Obs) -> tuple[Action, Carry]:
+        """The mode of π_θ(·|s)."""
+        return policy.network.distribution(policy.read(obs)).mode(), carry
+
+    def update(self, key: PRNGKeyArray, state: State, rollout: Rollout, steps: Steps) -> tuple[State, Metrics]:
+        """K epochs over the rollout; then the observations are folded into their normaliser."""
+        network, x = state.policy.network, rollout.transitions
+        rewards, reward = state.rewards, x.reward
+        if rewards is not None:
+            rewards, reward = rewards.scale(reward, x.ended, self.gamma)
+        samples = self.samples(state.policy, x._replace(reward=reward))
+        learning_rate = self.learning_rate * (1 - self.learning_rate_anneal * steps.progress)
+        clip_range = self.clip_range * (1 - self.clip_anneal * steps.progress)
+
+        def learn(learner: tuple[ActorCritic, PyTree[Array]], batch: Sample) -> tuple[tuple, Metrics]:
+            network, optimiser = learner
+            gradient, metrics = jax.grad(self.objective, has_aux=True)(network, batch, clip_range)
+            network, optimiser, norm = descend(
+                self.optimiser, network, gradient, optimiser, learning_rate, self.max_grad_norm
+            )
+            return (network, optimiser), metrics | {"train/grad_norm": norm}
+
+        (network, optimiser), metrics = epochs(
+            key, learn, (network, state.optimiser), samples, self.epochs, self.batch_size
+        )
+        normaliser = state.policy.normaliser
+        if normaliser is not None:
+            normaliser = normaliser.fold(jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), x.obs))
+        metrics = jax.tree.map(jnp.mean, metrics) | {
+            "train/learning_rate": learning_rate,
+            "train/clip_range": clip_range,
+            "train/explained_variance": explained_variance(samples.target - samples.advantage, samples.target),
+        }
+        if network.policy.log_std is not None:
+            metrics["train/std"] = jnp.mean(jnp.exp(network.policy.log_std))
+        return State(Policy(network, normaliser), optimiser, rewards), metrics
+
+    def samples(self, policy: Policy, x: Transition) -> Sample:
+        """Rows [T · N] with what θ_old says of them: log π_θold(a|s), Â and V^targ = Â + V_θold(s)."""
+        over = lambda f: jax.vmap(jax.vmap(f))  # noqa: E731
+        obs = over(policy.read)(x.obs)
+        pi, value = over(policy.network)(obs)
+        next_value = over(lambda s: policy.network.state_value(policy.read(s)))(x.next_obs)
+        advantage = jax.vmap(gae, in_axes=(1, 1, 1, 1, 1, None, None), out_axes=1)(
+            x.reward, value, next_value, x.terminated, x.ended, self.gamma, self.gae_lambda
+        )
+        rows = Sample(obs, x.action, over(log_prob)(pi, x.action), advantage, advantage + value)
+        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), rows)
+
+    def objective(
+        self, network: ActorCritic, batch: Sample, clip_range: Float[Array, ""]
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """−Ê[L^CLIP − c₁ L^VF + c₂ S[π_θ](s)] over a minibatch (eq. 9), to be descended; and its parts."""
+        pi, value = jax.vmap(network)(batch.obs)
+        log_ratio = jax.vmap(log_prob)(pi, batch.action) - batch.log_prob
+        ratio = jnp.exp(log_ratio)
+        advantage = standardise(batch.advantage) if self.normalise_advantages else batch.advantage
+        surrogate = jnp.mean(clipped_surrogate(ratio, advantage, clip_range))
+        error = jnp.mean(value_loss(value, batch.target))
+        entropy = jnp.mean(jax.vmap(lambda p: p.entropy())(pi))
+        loss = -(surrogate - self.value_coef * error + self.entropy_coef * entropy)
+        return loss, {
+            "train/loss": loss,
+            "train/policy_gradient_loss": -surrogate,
+            "train/value_loss": error,
+            "train/entropy_loss": -entropy,
+            "train/approx_kl": jnp.mean(ratio - 1 - log_ratio),
+            "train/clip_fraction": jnp.mean(jnp.abs(ratio - 1) > clip_range),
+        }

@@ -1,0 +1,162 @@
+"""Encoders: one observation to a vector of features, by a network chosen from the observation's spec.
+
+Parameters are drawn as PPO's baselines do: orthogonal weights, zero biases. Apply `vmap` at the edge.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ridgeline.types import ACTION_MASK, ArraySpec, Obs, ObservationSpec, example_obs, observation_parts
+
+type Activation = Literal["tanh", "relu", "elu", "silu"]
+# Builds a custom network: (key, observation spec) → a module that maps one observation to a vector of features.
+type EncoderBuilder = Callable[[PRNGKeyArray, ObservationSpec], eqx.Module]
+
+_ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "elu": jax.nn.elu, "silu": jax.nn.silu}
+
+
+class Linear(eqx.Module):
+    """Y = x W + b."""
+
+    weight: Float[Array, "n m"]
+    bias: Float[Array, "m"]
+
+    @classmethod
+    def create(cls, key: PRNGKeyArray, n: int, m: int, gain: float = 1.0) -> "Linear":
+        """Orthogonal weights times `gain`, zero bias (Saxe et al. 2014)."""
+        return cls(jax.nn.initializers.orthogonal(gain)(key, (n, m)), jnp.zeros(m))
+
+    def __call__(self, x: Float[Array, "n"]) -> Float[Array, "m"]:
+        """One input to one output."""
+        if self.bias.size == 1:  # the weight gradient of a GEMM one column wide is ten times slower than a sum
+            return jnp.sum(x * self.weight[:, 0])[None] + self.bias
+        return x @ self.weight + self.bias
+
+
+class MLP(eqx.Module):
+    """H ← σ(h W + b), layer after layer; with no layers, the identity."""
+
+    layers: tuple[Linear, ...]
+    activation: Activation = eqx.field(static=True)
+
+    @classmethod
+    def create(cls, key: PRNGKeyArray, n: int, hidden: tuple[int, ...], activation: Activation) -> "MLP":
+        """One layer for each width in `hidden`."""
+        keys = jax.random.split(key, len(hidden) + 1)
+        widths = zip((n, *hidden), hidden, keys, strict=False)
+        return cls(tuple(Linear.create(k, i, o, math.sqrt(2)) for i, o, k in widths), activation)
+
+    def __call__(self, x: Float[Array, "n"]) -> Float[Array, "m"]:
+        """One input to one vector of features."""
+        for layer in self.layers:
+            x = _ACTIVATIONS[self.activation](layer(x))
+        return x
+
+
+class CNN(eqx.Module):
+    """The convolutions of DQN (Mnih et al. 2015): 32 of 8×8/4, 64 of 4×4/2, 64 of 3×3/1, 512 units; relu."""
+
+    kernels: tuple[Float[Array, "h w i o"], ...]
+    biases: tuple[Float[Array, "o"], ...]
+    dense: Linear
+    channels_first: bool = eqx.field(static=True)
+
+    @classmethod
+    def create(cls, key: PRNGKeyArray, shape: tuple[int, ...]) -> "CNN":
+        """For images of this shape; the axis with the fewest entries of the first and last holds channels."""
+        first = shape[0] < shape[-1]
+        height, width, depth = (shape[1], shape[2], shape[0]) if first else shape
+        keys = jax.random.split(key, 4)
+        kernels = []
+        for k, (side, stride, filters) in zip(keys[:3], _CONVOLUTIONS, strict=True):
+            flat = jax.nn.initializers.orthogonal(math.sqrt(2))(k, (side * side * depth, filters))
+            kernels.append(flat.reshape(side, side, depth, filters))
+            height, width, depth = (height - side) // stride + 1, (width - side) // stride + 1, filters
+        dense = Linear.create(keys[3], height * width * depth, 512, math.sqrt(2))
+        return cls(tuple(kernels), tuple(jnp.zeros(k.shape[-1]) for k in kernels), dense, first)
+
+    def __call__(self, image: Array) -> Float[Array, "512"]:
+        """One uint8 image, scaled to [0, 1], to 512 features."""
+        x = (jnp.moveaxis(image, 0, -1) if self.channels_first else image) / 255.0
+        for kernel, bias, (_, stride, _) in zip(self.kernels, self.biases, _CONVOLUTIONS, strict=True):
+            y = jax.lax.conv_general_dilated(
+                x[None], kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+            x = jax.nn.relu(y[0] + bias[None, None])
+        return jax.nn.relu(self.dense(x.reshape(-1)))
+
+
+_CONVOLUTIONS = ((8, 4, 32), (4, 2, 64), (3, 1, 64))
+_SMALLEST_IMAGE = 36  # the last convolution's kernel has no room on anything smaller
+
+
+def is_image(spec: ArraySpec) -> bool:
+    """Whether an array goes through the CNN: uint8, three axes, and large enough for its kernels."""
+    large = len(spec.shape) == 3 and sorted(spec.shape)[1] >= _SMALLEST_IMAGE
+    return spec.dtype == "uint8" and large
+
+
+class Encoder(eqx.Module):
+    """One observation to a vector of features.
+
+    Images go through the CNN, categories become one-hot, other arrays are flattened; they are joined in the
+    order of their names, then an MLP follows (none behind a lone image: that is DQN's network).
+    """
+
+    images: dict[str, CNN]
+    mlp: MLP
+    spec: ObservationSpec = eqx.field(static=True)
+
+    @classmethod
+    def create(
+        cls, key: PRNGKeyArray, spec: ObservationSpec, hidden: tuple[int, ...], activation: Activation
+    ) -> "Encoder":
+        """The encoder for observations of this spec."""
+        parts = [(name, part) for name, part in observation_parts(spec) if name != ACTION_MASK]
+        images = {
+            name: CNN.create(jax.random.fold_in(key, i + 1), part.shape)
+            for i, (name, part) in enumerate(parts)
+            if is_image(part)
+        }
+        width = sum(_width(part) for _, part in parts)
+        lone_image = bool(images) and len(parts) == 1
+        mlp = MLP.create(jax.random.fold_in(key, 0), width, () if lone_image else hidden, activation)
+        return cls(images, mlp, spec)
+
+    def __call__(self, obs: Obs) -> Float[Array, "features"]:
+        """Features of one observation."""
+        parts = [(name, part) for name, part in observation_parts(self.spec) if name != ACTION_MASK]
+        arrays = obs if isinstance(obs, dict) else {"": obs}
+        return self.mlp(jnp.concatenate([self._features(name, part, arrays[name]) for name, part in parts]))
+
+    def _features(self, name: str, part: ArraySpec, x: Array) -> Float[Array, "n"]:
+        if name in self.images:
+            return self.images[name](x)
+        if part.categories:
+            entries = jnp.reshape(x, -1)
+            return jnp.concatenate([jax.nn.one_hot(entries[i], n) for i, n in enumerate(part.categories)])
+        flat = jnp.reshape(x, -1).astype(float)
+        return flat / 255.0 if part.dtype == "uint8" else flat
+
+
+def _width(part: ArraySpec) -> int:
+    return 512 if is_image(part) else sum(part.categories) or math.prod(part.shape)
+
+
+def build_encoder(
+    key: PRNGKeyArray,
+    spec: ObservationSpec,
+    hidden: tuple[int, ...],
+    activation: Activation,
+    custom: EncoderBuilder | None,
+) -> tuple[eqx.Module, int]:
+    """The encoder, `custom` if the user gave one, and the number of features it yields."""
+    module = custom(key, spec) if custom else Encoder.create(key, spec, hidden, activation)
+    features = jax.eval_shape(module, example_obs(spec))
+    return module, features.shape[0]

@@ -1,0 +1,497 @@
+"""Gymnasium environments as host environments: in this process one after another, or a process for each.
+
+Gymnasium's own automatic reset and time limit are not used. Every value that an environment returns is checked
+where it returns, so that the message names the environment, the step and the field.
+"""
+
+import contextlib
+import difflib
+import functools
+import importlib
+import math
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import wait
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from gymnasium.wrappers import PassiveEnvChecker, TimeLimit
+
+from ridgeline.environments.clock import Clock
+from ridgeline.environments.spaces import Actions, Malformed, Observations, short
+from ridgeline.errors import ContractError, EnvironmentCrash, RidgelineError, UsageError
+from ridgeline.types import ArraySpec, EnvSpec, HostEnvironment, Obs, Step
+
+type GymEnv = gymnasium.Env[Any, Any]
+type Maker = Callable[[], GymEnv]
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+EXTRAS = ("box2d", "mujoco")
+CLOSING_SECONDS = 5.0
+
+
+class GymnasiumFactory:
+    """Builds host environments from a Gymnasium id, `module:Id`, a callable that returns an environment, or one.
+
+    `vector` is "sync" (one after another in this process) or "async" (a process for each; a script that uses it
+    needs `if __name__ == "__main__":`). `max_episode_steps` replaces the time limit of an id; an environment with
+    a `TimeLimit` of its own can only be cut shorter. `timeout` is how many seconds an asynchronous environment may
+    take to answer. `options` go to `gymnasium.make`.
+
+    Raises: `UsageError` for an unknown id, a missing dependency, spaces or options that cannot be used;
+    `EnvironmentCrash` where the environment cannot be constructed.
+    """
+
+    spec: EnvSpec
+
+    def __init__(
+        self,
+        env: str | Maker | GymEnv,
+        vector: Literal["sync", "async"] = "sync",
+        max_episode_steps: int | None = None,
+        timeout: float = 60.0,
+        **options: Any,
+    ):
+        if vector not in ("sync", "async"):
+            raise UsageError(f"vector is {vector!r}: choose 'sync' or 'async'")
+        if options and not isinstance(env, str):
+            raise UsageError(f"options {sorted(options)} need an environment id: give them to your callable instead")
+        self._vector = vector
+        self._timeout = timeout
+        self._instance = env if isinstance(env, gymnasium.Env) else None
+        limit = max_episode_steps
+        if isinstance(env, str):
+            registered = find(env)
+            limit = limit or registered.max_episode_steps
+            self._make: Maker = functools.partial(_make, registered, options)
+        elif self._instance is not None:
+            self._make = functools.partial(_same, self._instance)
+        else:
+            self._make = env
+        with _opened(self._make, self._instance is None) as probe:
+            self._space = probe.observation_space
+            self._action_space = probe.action_space
+            self.spec = EnvSpec(
+                probe.spec.id if probe.spec else type(probe.unwrapped).__name__,
+                Observations(self._space).spec,
+                Actions(self._action_space).spec,
+                _shorter_limit(limit, probe),
+                probe.spec.reward_threshold if probe.spec else None,
+            )
+
+    def build(self, num_envs: int) -> HostEnvironment:
+        """`num_envs` environments, none of them reset yet.
+
+        Raises: `UsageError` where one instance would have to serve as several.
+        """
+        if self._instance is not None and (num_envs != 1 or self._vector == "async"):
+            raise UsageError(
+                f"one instance of {self.spec.id} cannot serve as {num_envs} environments ({self._vector}): pass a "
+                "callable that returns a new environment"
+            )
+        guards = [Guard(i, self._make, self._space, self._action_space) for i in range(num_envs)]
+        if self._vector == "async":
+            return Asynchronous(self.spec, guards, self._timeout)
+        return Synchronous(self.spec, guards)
+
+
+def find(name: str) -> gymnasium.envs.registration.EnvSpec:
+    """The registered environment of that id, or `module:Id` after importing the module.
+
+    Raises: `UsageError` where there is none, `EnvironmentCrash` where the module cannot be imported.
+    """
+    module, _, env_id = name.rpartition(":")
+    if module:
+        load(module)
+    if env_id not in gymnasium.registry:
+        near = difflib.get_close_matches(env_id, gymnasium.registry, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "write module:Id if a module of yours registers it"
+        raise UsageError(f"unknown Gymnasium environment {env_id!r}: {hint}")
+    return gymnasium.registry[env_id]
+
+
+def load(module: str) -> Any:
+    """The module of that name.
+
+    Raises: `UsageError` where there is none, `EnvironmentCrash` where importing it raises.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"cannot import {module}: {one_line(error)}; install it or fix the name") from error
+    except Exception as error:
+        raise EnvironmentCrash(f"importing {module} raised {one_line(error)}: fix the module") from error
+
+
+def one_line(error: BaseException) -> str:
+    """The exception's type and text on one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _make(registered: gymnasium.envs.registration.EnvSpec, options: dict[str, Any]) -> GymEnv:
+    return gymnasium.make(registered, max_episode_steps=-1, disable_env_checker=True, **options)
+
+
+def _same(env: GymEnv) -> GymEnv:
+    return env
+
+
+def _open(make: Maker, where: str = "environment") -> GymEnv:
+    """A new environment whose own checker is silent.
+
+    Raises: `UsageError` where a dependency is missing or it is no environment, `EnvironmentCrash` otherwise.
+    """
+    try:
+        env = make()
+    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+        text = one_line(error)
+        extra = next((name for name in EXTRAS if name in text.lower()), None)
+        remedy = f"pip install 'ridgeline[{extra}]'" if extra else "install what it asks for"
+        raise UsageError(f"{where} needs a package that is not installed ({text}): {remedy}") from error
+    except (Exception, SystemExit) as error:
+        raise EnvironmentCrash(
+            f"{where} could not be constructed: {one_line(error)}; check its name and options"
+        ) from error
+    if not isinstance(env, gymnasium.Env):
+        raise UsageError(
+            f"{where} is {short(env)}, not a gymnasium.Env: derive from it, or convert an old Gym environment "
+            "with shimmy"
+        )
+    for wrapper in _wrappers(env):
+        if isinstance(wrapper, PassiveEnvChecker):
+            wrapper.checked_reset = wrapper.checked_step = wrapper.checked_data_reuse = True
+    return env
+
+
+@contextlib.contextmanager
+def _opened(make: Maker, close: bool) -> Iterator[GymEnv]:
+    """An environment to look at."""
+    env = _open(make)
+    try:
+        yield env
+    finally:
+        if close:
+            _close(env)
+
+
+def _close(env: GymEnv) -> None:
+    """Close it; what fails at closing can no longer harm a run."""
+    with contextlib.suppress(Exception):
+        env.close()
+
+
+def _wrappers(env: GymEnv) -> Iterator[GymEnv]:
+    """The environment and what it wraps, from the outside in."""
+    yield env
+    while isinstance(env, gymnasium.Wrapper):
+        env = env.env
+        yield env
+
+
+def _shorter_limit(limit: int | None, env: GymEnv) -> int | None:
+    """The limit to count: the given one or the shortest of the environment's own wrappers."""
+    if limit is not None and limit < 1:
+        raise UsageError(f"max_episode_steps is {limit}: it must be at least 1")
+    own = [wrapper._max_episode_steps for wrapper in _wrappers(env) if isinstance(wrapper, TimeLimit)]
+    if limit is not None and own and limit > min(own):
+        raise UsageError(
+            f"max_episode_steps is {limit}, but the environment ends its episodes at {min(own)}: change its TimeLimit"
+        )
+    return min([*own, *([] if limit is None else [limit])], default=None)
+
+
+class Guard(gymnasium.Env[Any, Any]):
+    """One environment, opened at its first reset, that lets nothing through but what its spaces allow.
+
+    Its observations are canonical, its actions the environment's own. Steps in messages are counted from 1 in
+    each episode.
+    """
+
+    metadata: dict[str, Any] = {}  # noqa: RUF012 (Gymnasium's own declaration)
+
+    def __init__(self, index: int, make: Maker, space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]):
+        self.index = index
+        self.observations = Observations(space)
+        self.observation_space = _canonical(self.observations)
+        self.action_space = action_space
+        self.env: GymEnv | None = None
+        self._make = make
+        self._space = space
+        self._is_box = isinstance(action_space, gymnasium.spaces.Box)
+        self._seed = 0
+        self._steps = 0
+
+    def open(self) -> GymEnv:
+        """The environment, constructed by the first call."""
+        if self.env is None:
+            self.env = _open(self._make, f"environment {self.index}")
+            if self.env.observation_space != self._space or self.env.action_space != self.action_space:
+                raise UsageError(
+                    f"environment {self.index} has other spaces than its siblings: make them all alike"
+                )
+        return self.env
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
+        """Start the episode of that seed."""
+        env = self.open()
+        self._seed, self._steps = seed or 0, 0
+        try:
+            answer = env.reset(seed=seed)
+        except (Exception, SystemExit) as error:
+            raise self._crash("reset", error) from error
+        try:
+            if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict)):
+                raise Malformed(f"reset returned {short(answer)}, expected the tuple (observation, info)")
+            return self.observations.read(answer[0]), {}
+        except Malformed as error:
+            raise self._violation(error) from error
+
+    def step(self, action: Any) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
+        """Take one step."""
+        assert self.env is not None
+        self._steps += 1
+        try:
+            # A row of a batch of shapeless boxes is a scalar; the environment was promised an array.
+            answer = self.env.step(np.asarray(action) if self._is_box else action)
+        except (Exception, SystemExit) as error:
+            raise self._crash("step", error) from error
+        try:
+            if not (isinstance(answer, tuple) and len(answer) == 5):
+                raise Malformed(_arity(answer))
+            obs, reward, terminated, truncated, info = answer
+            if not isinstance(info, dict):
+                raise Malformed(f"info is {short(info)}, expected a dictionary")
+            return (
+                self.observations.read(obs),
+                _real("reward", reward),
+                _flag("terminated", terminated),
+                _flag("truncated", truncated),
+                {},
+            )
+        except Malformed as error:
+            raise self._violation(error) from error
+
+    def close(self) -> None:
+        """Close what was opened."""
+        if self.env is not None:
+            _close(self.env)
+
+    @property
+    def _where(self) -> str:
+        at = f"step {self._steps}" if self._steps else "reset (step 0)"
+        return f"environment {self.index}, {at} of the episode with seed {self._seed}"
+
+    def _crash(self, method: str, error: BaseException) -> EnvironmentCrash:
+        return EnvironmentCrash(
+            f"{self._where}: {method} raised {one_line(error)}; fix the environment (that seed repeats the episode)"
+        )
+
+    def _violation(self, error: Malformed) -> ContractError:
+        return ContractError(f"{self._where}: {error}; fix the environment or its spaces")
+
+
+def _arity(answer: object) -> str:
+    """What is wrong with something that is not five values."""
+    if isinstance(answer, tuple) and len(answer) == 4:
+        return (
+            "step returned 4 values, which is the old Gym interface, expected (observation, reward, terminated, "
+            "truncated, info); split `done` in two"
+        )
+    return f"step returned {short(answer)}, expected (observation, reward, terminated, truncated, info)"
+
+
+def _number(field: str, value: Any) -> float:
+    """One real number out of a scalar or an array of size 1."""
+    if isinstance(value, (float, bool, int)):
+        return value
+    try:
+        array = np.asarray(value)
+    except Exception as error:
+        raise Malformed(f"{field} is {short(value)}, expected one number") from error
+    if array.size != 1 or array.dtype.kind not in "fiub":
+        raise Malformed(f"{field} is {short(value)}, expected one number")
+    number: float = array.item()
+    return number
+
+
+def _real(field: str, value: Any) -> float:
+    number = _number(field, value)
+    if not -FLOAT32_MAX <= number <= FLOAT32_MAX:
+        raise Malformed(f"{field} is {short(value)}, expected a finite float32")
+    return float(number)
+
+
+def _flag(field: str, value: Any) -> bool:
+    if value is True or value is False:
+        return value
+    number = _number(field, value)
+    if number not in (0, 1):
+        raise Malformed(f"{field} is {short(value)}, expected True or False")
+    return bool(number)
+
+
+def _canonical(observations: Observations) -> gymnasium.Space[Any]:
+    """The space of canonical observations, which sizes the memory that processes share."""
+
+    def box(spec: ArraySpec) -> gymnasium.spaces.Box:
+        dtype = np.dtype(spec.dtype)
+        low, high = {"f": (-np.inf, np.inf), "b": (0, 1)}.get(dtype.kind) or (np.iinfo(dtype).min, np.iinfo(dtype).max)
+        return gymnasium.spaces.Box(low, high, spec.shape, dtype.type)
+
+    if isinstance(observations.spec, ArraySpec):
+        return box(observations.spec)
+    return gymnasium.spaces.Dict({key: box(spec) for key, spec in observations.spec})
+
+
+class Synchronous:
+    """Environments stepped one after another in this process. A `HostEnvironment`."""
+
+    def __init__(self, spec: EnvSpec, guards: list[Guard]):
+        self.spec = spec
+        self.num_envs = len(guards)
+        self._guards = guards
+        self._actions = Actions(guards[0].action_space)
+        self._clock = Clock(self.num_envs, spec.max_episode_steps)
+        try:
+            if len({id(guard.open()) for guard in guards}) < self.num_envs:
+                raise UsageError(f"the callable of {spec.id} returned one environment twice: return a new one each time")
+        except RidgelineError:
+            self.close()
+            raise
+
+    def reset(self, seeds: np.ndarray, mask: np.ndarray) -> Obs:
+        """Start an episode wherever `mask`, from that row's seed; the other rows are zeros."""
+        obs = self._guards[0].observations.blank(self.num_envs)
+        for i in np.flatnonzero(mask):
+            row, _ = self._guards[i].reset(seed=int(seeds[i]))
+            _place(obs, i, row)
+        self._clock.start(mask)
+        return obs
+
+    def step(self, actions: np.ndarray) -> Step:
+        """Take one step in every environment with canonical actions [num_envs, ...]."""
+        sent = self._actions.write(actions, self.num_envs)
+        obs = self._guards[0].observations.blank(self.num_envs)
+        reward = np.empty(self.num_envs, np.float32)
+        terminated = np.empty(self.num_envs, np.bool_)
+        truncated = self._clock.tick()
+        for i, guard in enumerate(self._guards):
+            row, reward[i], terminated[i], cut, _ = guard.step(sent[i])
+            truncated[i] |= cut
+            _place(obs, i, row)
+        return Step(obs, reward, terminated, truncated)
+
+    def close(self) -> None:
+        """Close every environment."""
+        for guard in self._guards:
+            guard.close()
+
+
+def _place(batch: Any, i: int, row: Any) -> None:
+    """Write one environment's observation into its row."""
+    if isinstance(batch, dict):
+        for key, array in batch.items():
+            array[i] = row[key]
+    else:
+        batch[i] = row
+
+
+class Asynchronous:
+    """Environments stepped side by side, each in a process of its own. A `HostEnvironment`."""
+
+    def __init__(self, spec: EnvSpec, guards: list[Guard], timeout: float):
+        self.spec = spec
+        self.num_envs = len(guards)
+        self._actions = Actions(guards[0].action_space)
+        self._clock = Clock(self.num_envs, spec.max_episode_steps)
+        self._timeout = timeout
+        try:
+            self._workers = AsyncVectorEnv(
+                [functools.partial(_in_worker, guard, os.getpid()) for guard in guards],
+                context=_start_method(),
+                autoreset_mode=AutoresetMode.DISABLED,
+            )
+        except (EOFError, OSError) as error:
+            raise EnvironmentCrash(
+                f"the processes of {spec.id} did not start ({one_line(error)}): put the script's code under "
+                "`if __name__ == '__main__':`, and define the environment where it can be imported"
+            ) from error
+
+    def reset(self, seeds: np.ndarray, mask: np.ndarray) -> Obs:
+        """Start an episode wherever `mask`, from that row's seed; the other rows are their latest observations."""
+        with self._watch():
+            self._workers.reset_async(seed=[int(seed) for seed in seeds], options={"reset_mask": np.array(mask)})
+            obs, _ = self._workers.reset_wait(self._timeout)
+        self._clock.start(mask)
+        return obs
+
+    def step(self, actions: np.ndarray) -> Step:
+        """Take one step in every environment with canonical actions [num_envs, ...]."""
+        with self._watch():
+            self._workers.step_async(self._actions.write(actions, self.num_envs))
+            obs, reward, terminated, truncated, _ = self._workers.step_wait(self._timeout)
+        return Step(obs, reward.astype(np.float32), terminated, truncated | self._clock.tick())
+
+    def close(self) -> None:
+        """Ask every process to close its environment, and end those that do not."""
+        if not self._workers.closed:
+            for pipe in self._workers.parent_pipes:
+                with contextlib.suppress(AttributeError, OSError):  # None or closed: that process has ended
+                    pipe.send(("close", None))
+            for process in self._workers.processes:
+                process.join(CLOSING_SECONDS)
+            self._end()
+
+    @contextlib.contextmanager
+    def _watch(self) -> Iterator[None]:
+        """Say in one line which process raised, hangs or has died."""
+        if self._workers.closed:
+            raise EnvironmentCrash(f"the processes of {self.spec.id} have ended: build new environments")
+        level, gymnasium.logger.min_level = gymnasium.logger.min_level, math.inf  # it would print tracebacks
+        try:
+            yield
+        except RidgelineError as error:  # it comes wrapped in itself
+            raise type(error)(str(error)) from None
+        except multiprocessing.TimeoutError as error:
+            late = next(i for i, pipe in enumerate(self._workers.parent_pipes) if not pipe.poll())
+            self._end()
+            raise EnvironmentCrash(
+                f"environment {late} did not answer within {self._timeout:g} s: fix it or raise `timeout`"
+            ) from error
+        except (EOFError, OSError) as error:
+            numbers = {process.sentinel: i for i, process in enumerate(self._workers.processes)}
+            dead = [numbers[sentinel] for sentinel in wait(list(numbers), timeout=1) if sentinel in numbers]
+            codes = [self._workers.processes[i].exitcode for i in dead]
+            self._end()
+            raise EnvironmentCrash(
+                f"environment {min(dead, default='?')} died (exit codes {codes} of environments {dead}): run it "
+                "with vector='sync' to see why"
+            ) from error
+        finally:
+            gymnasium.logger.min_level = level
+
+    def _end(self) -> None:
+        for process in self._workers.processes:
+            process.kill()
+            process.join()
+        self._workers.closed = True
+
+
+def _in_worker(guard: Guard, parent: int) -> Guard:
+    """The guard itself; in a process of its own it leaves the interrupt key to the parent, which saves first."""
+    if os.getpid() != parent:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return guard
+
+
+def _start_method() -> str:
+    """How processes start: never by forking this one, whose JAX threads a fork would tear apart."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return "spawn"
+    multiprocessing.set_forkserver_preload(["__main__", __name__])
+    return "forkserver"

@@ -1,0 +1,72 @@
+"""Numbers as a person reads them; shared by the page, its charts and the terminal."""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from ridgeline.report.statistics import Floats
+
+
+def aligned(values: Iterable[float]) -> list[str]:
+    """Numbers of one column with the same decimals, four significant digits for the largest; NaN is a dash."""
+    values = list(values)
+    peak = max((abs(v) for v in values if math.isfinite(v)), default=0.0)
+    if peak and not 1e-3 <= peak < 1e9:
+        style = ".3e"
+    else:
+        style = f",.{min(max(3 - math.floor(math.log10(peak or 1)), 0), 6)}f"
+    return [f"{v:{style}}".replace("-", "−") if math.isfinite(v) else "–" for v in values]
+
+
+def plain(value: float) -> str:
+    """A number somebody chose, as they would write it: 475, −1.5, 10,000."""
+    return f"{value:,.10g}".replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    """A time as a person says it: 0.46 s, 12.3 s, 3 min 20 s, 2 h 14 min."""
+    if math.isnan(seconds):
+        return "–"
+    if seconds < 99.95:
+        return f"{seconds:.{2 if seconds < 9.995 else 1}f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def rate(per_second: float) -> str:
+    """A speed to three significant digits: 125,000 steps/s."""
+    if math.isnan(per_second):
+        return "–"
+    return f"{float(f'{per_second:.3g}'):,.{0 if per_second >= 100 else 1}f} steps/s"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and what it counts: 1 seed, 1,000 seeds."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def interval(count: int, low: str, high: str) -> str:
+    """The spread over `count` seeds in words."""
+    return f"95 % interval {low} to {high}" if count > 1 else "one seed, so no interval"
+
+
+def tick_labels(values: Floats) -> list[str]:
+    """Labels of evenly spaced ticks: 0.25, 500, 20k, 1M, 3e−5; as many digits as tell neighbours apart."""
+    peak = float(np.max(np.abs(values), initial=0))
+    step = float(np.min(np.diff(values), initial=np.inf))
+    return [_tick_label(float(value), peak, step if math.isfinite(step) else peak) for value in values]
+
+
+def _tick_label(value: float, peak: float, step: float) -> str:
+    if abs(value) < step / 2 or value == 0:
+        return "0"
+    if peak >= 1e15 or peak < 1e-3:
+        digits, power = f"{value:.2e}".split("e")
+        text = f"{digits.rstrip('0').rstrip('.')}e{int(power)}"
+    else:
+        units = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+        unit, suffix = next((u for u in units if peak >= 1e4 and abs(value) >= u[0]), (1.0, ""))
+        text = f"{value / unit:.{max(0, math.ceil(-math.log10(step / unit) - 1e-9))}f}"
+        text = (text.rstrip("0").rstrip(".") if suffix and "." in text else text) + suffix
+    return text.replace("-", "−")

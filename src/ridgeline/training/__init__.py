@@ -1,0 +1,1 @@
+"""The two runners, evaluation, and the loop that drives them."""

@@ -1,0 +1,39 @@
+"""Seeds on a leading axis, shared out over the devices."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+
+def seed_mesh(num_seeds: int) -> Mesh:
+    """As many devices as there are seeds to share out, at most all of them."""
+    return Mesh(np.asarray(jax.devices()[:num_seeds]), ("seeds",))
+
+
+def pad_seeds(values: Sequence[int], mesh: Mesh) -> np.ndarray:
+    """The seeds [S′], with zeros behind them until every device of the mesh has equally many."""
+    return np.asarray([*values, *[0] * (-len(values) % mesh.size)], np.uint32)
+
+
+def map_seeds[*Each](function: Callable[[*Each], Any], *each: *Each) -> Any:
+    """`function` of every seed, leading axis: seeds, on one device.
+
+    One after the other on a CPU (bit-equal to running alone, and as fast), side by side on an accelerator.
+    """
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(lambda one: function(*one), each)
+    return jax.vmap(function)(*each)
+
+
+def over_seeds(function: Callable[..., Any], mesh: Mesh, each: tuple[Any, ...], shared: Any) -> Any:
+    """`function(*one, shared)` for every seed's `one` in `each`; the mesh's devices share the seeds out."""
+
+    def on_device(each: tuple[Any, ...], shared: Any) -> Any:
+        return map_seeds(lambda *one: function(*one, shared), *each)
+
+    seeds, same = PartitionSpec("seeds"), PartitionSpec()
+    placed = jax.shard_map(on_device, mesh=mesh, in_specs=(seeds, same), out_specs=seeds, check_vma=False)
+    return placed(each, shared)

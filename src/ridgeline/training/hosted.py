@@ -1,0 +1,184 @@
+"""The hosted runner: environments stepped from Python, one jitted call to act and one to learn.
+
+S seeds × N environments are rows of one host environment, seed by seed. A step costs one dispatch: the call that
+acts. The functions inside the calls are the compiled runner's own, with the same keys, so both learn the same.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from ridgeline.environments.base import where_ended
+from ridgeline.training.compiled import (
+    Summary,
+    act_everywhere,
+    begin_carry,
+    iteration_keys,
+    key_for,
+    summarise,
+)
+from ridgeline.training.devices import map_seeds
+from ridgeline.training.evaluation import Episodes, episode_seeds, evaluate_hosted, merge_rows
+from ridgeline.types import Action, Algorithm, Carry, EnvSpec, HostFactory, Obs, Rollout, Steps, Transition
+
+
+@functools.partial(jax.jit, static_argnames="spec")
+def begin(algorithm: Algorithm[Any, Any], seeds: Int[Array, "S"], *, spec: EnvSpec) -> tuple[PRNGKeyArray, Any]:
+    """Every seed's key and state before its first step."""
+    keys = jax.vmap(jax.random.key)(seeds)
+    return keys, map_seeds(lambda key: algorithm.init(key_for(key, "init"), spec), keys)
+
+
+@functools.partial(jax.jit, static_argnames="spec")
+def act(
+    algorithm: Algorithm[Any, Any],
+    keys: PRNGKeyArray,
+    policies: PyTree[Array],
+    carry: Carry,
+    ended: Bool[Array, "S N"],
+    obs: Obs,
+    steps: Steps,
+    row: Int[Array, ""],
+    *,
+    spec: EnvSpec,
+) -> tuple[Action, Carry, Carry]:
+    """Exploring actions [S, N] of every seed's policy; the carry before them and after.
+
+    `ended` tells where the previous row ended an episode: there the carry starts anew.
+    """
+    now = steps._replace(taken=steps.taken + row * algorithm.num_envs)
+
+    def one_seed(key: PRNGKeyArray, policy: Any, carry: Carry, ended: Array, obs: Obs) -> Any:
+        before = where_ended(ended, begin_carry(algorithm, spec), carry)
+        act_key = jax.random.fold_in(iteration_keys(key, steps.iteration)[0], row)
+        action, after = act_everywhere(algorithm, act_key, policy, before, obs, now)
+        return action, before, after
+
+    by_seed = jax.tree.map(lambda x: x.reshape(*ended.shape, *x.shape[1:]), obs)
+    return map_seeds(one_seed, keys, policies, carry, ended, by_seed)
+
+
+@functools.partial(jax.jit, donate_argnames="states")
+def learn(
+    algorithm: Algorithm[Any, Any],
+    keys: PRNGKeyArray,
+    states: PyTree[Array],
+    rows: Transition,
+    carry: Carry,
+    finished: Float[Array, "3 S"],
+    steps: Steps,
+) -> tuple[Any, Summary]:
+    """One update of every seed from the rows [T, S · N] of one rollout."""
+
+    def one_seed(key: PRNGKeyArray, state: Any, x: Transition, carry: Carry, finished: Array) -> Any:
+        update_key = iteration_keys(key, steps.iteration)[1]
+        state, metrics = algorithm.update(update_key, state, Rollout(x, carry), steps)
+        return state, summarise(algorithm.policy(state), metrics, *finished)
+
+    seeds = keys.shape[0]
+    by_seed = jax.tree.map(lambda x: x.reshape(x.shape[0], seeds, -1, *x.shape[2:]).swapaxes(0, 1), rows)
+    return map_seeds(one_seed, keys, states, by_seed, carry, finished.T)
+
+
+class Hosted:
+    """Trains every seed on one host environment of S · N rows; holds what they have between chunks."""
+
+    def __init__(
+        self, algorithm: Algorithm[Any, Any], factory: HostFactory, seeds: tuple[int, ...]
+    ) -> None:
+        self.algorithm, self.factory, self.seeds = algorithm, factory, seeds
+        self.env = env = factory.build(len(seeds) * algorithm.num_envs)
+        self.keys, self.states = begin(algorithm, np.asarray(seeds, np.uint32), spec=env.spec)
+        shape = (len(seeds), algorithm.num_envs)
+        self.episode = np.zeros(shape, int)
+        self.ended = np.zeros(shape, bool)
+        self.total, self.length = np.zeros(shape), np.zeros(shape)
+        self.carry = jax.tree.map(lambda x: np.zeros((*shape, *x.shape), x.dtype), algorithm.begin(env.spec))
+        self.ended[:] = True  # so that the first call to `act` starts every carry
+        self.obs = jax.tree.map(np.array, env.reset(self._episode_seeds(), np.ones(env.num_envs, bool)))
+
+    def run(self, first: int, count: int, total: float) -> Summary:
+        """`count` iterations of every seed, from the one numbered `first`; count ≥ 1."""
+        summaries = []
+        for iteration in range(first, first + count):
+            taken = iteration * self.algorithm.num_envs * self.algorithm.rollout_length
+            steps = Steps(np.asarray(taken, float), np.asarray(total, float), np.asarray(iteration, np.int32))
+            steps = jax.tree.map(lambda x: x.astype(jax.dtypes.canonicalize_dtype(x.dtype)), steps)
+            summaries.append(self._iterate(steps))
+        return jax.tree.map(lambda *x: np.sum(x, 0), *summaries)
+
+    @property
+    def policies(self) -> PyTree[Array]:
+        """What acts, of every seed; leading axis: seeds."""
+        return self.algorithm.policy(self.states)
+
+    def evaluate(self, seed: int, episodes: int) -> Episodes:
+        """Greedy episodes [S, E], from starts that `seed` decides."""
+        return evaluate_hosted(self.algorithm, self.factory, self.policies, seed, episodes)
+
+    def compile(self, episodes: int) -> None:
+        """Nothing: what a host runs is compiled when it is first called."""
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.env.close()
+
+    def _iterate(self, steps: Steps) -> Summary:
+        policies = self.algorithm.policy(self.states)
+        # New arrays each time: the update may still be reading the last ones.
+        rows: Transition | None = None
+        first_carry: Carry = ()
+        finished = np.zeros((3, len(self.seeds)))
+        for t in range(self.algorithm.rollout_length):
+            action, before, self.carry = act(
+                self.algorithm,
+                self.keys,
+                policies,
+                self.carry,
+                self.ended,
+                self.obs,
+                steps,
+                np.int32(t),
+                spec=self.env.spec,
+            )
+            first_carry = before if t == 0 else first_carry
+            action = np.asarray(action)
+            action = action.reshape(self.env.num_envs, *action.shape[2:])
+            step = self.env.step(action)
+            row = Transition(self.obs, action, step.reward, step.next_obs, step.terminated, step.truncated)
+            if rows is None:
+                rows = jax.tree.map(
+                    lambda x: np.empty((self.algorithm.rollout_length, *x.shape), x.dtype), row
+                )
+            for store, x in zip(jax.tree.leaves(rows), jax.tree.leaves(row), strict=True):
+                store[t] = x
+            self._follow(row, finished)
+        self.states, summary = learn(
+            self.algorithm, self.keys, self.states, rows, first_carry, finished.astype(np.float32), steps
+        )
+        return jax.tree.map(np.asarray, summary)
+
+    def _follow(self, row: Transition, finished: np.ndarray) -> None:
+        """Count returns and lengths; reset what ended, each episode from its own seed."""
+        self.total += row.reward.reshape(self.total.shape)
+        self.length += 1
+        self.ended = np.asarray(row.ended).reshape(self.total.shape)
+        self.obs = jax.tree.map(np.array, row.next_obs)
+        if self.ended.any():
+            finished += [x.sum(1) for x in (self.ended, self.total * self.ended, self.length * self.ended)]
+            self.total[self.ended], self.length[self.ended] = 0, 0
+            self.episode += self.ended
+            mask = self.ended.ravel()
+            self.obs = merge_rows(self.obs, self.env.reset(self._episode_seeds(mask), mask), mask)
+
+    def _episode_seeds(self, mask: np.ndarray | None = None) -> np.ndarray:
+        """The seed of the episode that each row is in; only those of `mask` are worked out."""
+        rows = range(self.env.num_envs) if mask is None else np.flatnonzero(mask)
+        seeds = np.zeros(self.env.num_envs, np.int64)
+        for row in rows:
+            s, n = divmod(int(row), self.algorithm.num_envs)
+            seeds[row] = episode_seeds(self.seeds[s], 1, n, int(self.episode[s, n]), count=1)[0]
+        return seeds

@@ -1,0 +1,131 @@
+"""The loop around either runner: chunks, log rows, evaluations; between chunks, anybody's code."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from ridgeline.errors import NumericalError
+from ridgeline.training.compiled import Summary
+from ridgeline.training.evaluation import Episodes
+from ridgeline.training.runner import Runner
+from ridgeline.types import Algorithm
+
+type Row = dict[str, float | int | None]
+
+# A chunk lasts about this long, in seconds, so that progress shows and a signal is heard.
+_CHUNK_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does when, in whole iterations; none of it changes what is learned."""
+
+    iterations: int
+    steps_per_iteration: int
+    log_points: int = 100
+    evaluations: int = 10
+    evaluation_episodes: int = 10
+    evaluation_seed: int = 1_000_003
+
+    @classmethod
+    def of(cls, algorithm: Algorithm[Any, Any], steps: int, **options: int) -> "Plan":
+        """At least `steps` environment steps a seed, rounded up to whole iterations."""
+        each = algorithm.num_envs * algorithm.rollout_length
+        return cls(math.ceil(steps / each), each, **options)
+
+    @property
+    def steps(self) -> int:
+        """Environment steps of one seed."""
+        return self.iterations * self.steps_per_iteration
+
+    def due(self, count: int) -> set[int]:
+        """After which iterations something happens that is to happen `count` times, the last at the end."""
+        return {math.ceil(self.iterations * (i + 1) / count) for i in range(count)}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands between two chunks. `rows` holds one log row a seed where one is due, else none."""
+
+    steps: int
+    total_steps: int
+    seconds: float
+    rows: tuple[Row, ...]
+    evaluation: Episodes | None
+    runner: Runner
+
+    def policy(self, index: int) -> Any:
+        """What acts now, of the seed at this index."""
+        return jax.tree.map(lambda x: x[index], self.runner.policies)
+
+
+def iterate(runner: Runner, plan: Plan, seeds: tuple[int, ...], first: int = 0) -> Iterator[Progress]:
+    """Run the plan chunk by chunk. Raises `NumericalError` as soon as a policy is not finite."""
+    log_at, evaluate_at = plan.due(plan.log_points), plan.due(plan.evaluations)
+    stops = sorted(log_at | evaluate_at)
+    begun = time.perf_counter()
+    done, pace, summary, since = first, 0.0, None, begun
+    logged = first
+    while done < plan.iterations:
+        stop = next(s for s in stops if s > done)
+        count = stop - done if not pace else min(stop - done, max(1, int(_CHUNK_SECONDS / pace)))
+        if done == first:
+            count = 1  # nothing is known of the pace yet
+        started = time.perf_counter()
+        part = runner.run(done, count, float(plan.steps))
+        now = time.perf_counter()
+        pace, done = (now - started) / count, done + count
+        summary = part if summary is None else jax.tree.map(np.add, summary, part)
+        steps = done * plan.steps_per_iteration
+        _check_finite(runner, part, seeds, steps)
+        evaluation = None
+        if done in evaluate_at:
+            evaluation = runner.evaluate(plan.evaluation_seed, plan.evaluation_episodes)
+        rows: tuple[Row, ...] = ()
+        if done in log_at or evaluation is not None:
+            fps = (done - logged) * plan.steps_per_iteration * len(seeds) / (now - since)
+            clock = {"time/wall": round(now - begun, 3), "time/fps": round(fps)}
+            rows = tuple(_row(summary, evaluation, i, seed, steps, clock) for i, seed in enumerate(seeds))
+            summary, logged, since = None, done, time.perf_counter()
+        yield Progress(steps, plan.steps, time.perf_counter() - begun, rows, evaluation, runner)
+
+
+def _row(
+    summary: Summary,
+    evaluation: Episodes | None,
+    index: int,
+    seed: int,
+    steps: int,
+    clock: dict[str, float],
+) -> Row:
+    """One seed's means since its last row, under SB3's names; None where nothing was measured."""
+
+    def mean(total: np.ndarray, count: np.ndarray) -> float | None:
+        return float(total[index] / count[index]) if count[index] else None
+
+    row: Row = {"steps": steps, "seed": seed, **clock}
+    row["rollout/ep_rew_mean"] = mean(summary.return_sum, summary.episodes)
+    row["rollout/ep_len_mean"] = mean(summary.length_sum, summary.episodes)
+    row["rollout/episodes"] = int(summary.episodes[index])
+    for name in summary.metrics:
+        row[name] = mean(summary.metrics[name], summary.counts[name])
+    if evaluation is not None:
+        row["eval/mean_reward"] = float(np.mean(evaluation.returns[index]))
+        row["eval/mean_ep_length"] = float(np.mean(evaluation.lengths[index]))
+    return row
+
+
+def _check_finite(runner: Runner, part: Summary, seeds: tuple[int, ...], steps: int) -> None:
+    for index in np.flatnonzero(part.broken):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(runner.policies):
+            if not np.isfinite(leaf[index]).all():
+                name = jax.tree_util.keystr(path)
+                raise NumericalError(
+                    f"seed {seeds[index]}: {name} is not finite by step {steps}: "
+                    "lower learning_rate or max_grad_norm, or normalise rewards"
+                )

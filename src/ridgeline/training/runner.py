@@ -1,0 +1,135 @@
+"""What both runners look like to the loop, the compiled one as such an object, and the door into either."""
+
+import dataclasses
+import math
+from typing import Any, Protocol
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from ridgeline.errors import UsageError
+from ridgeline.training.compiled import Summary, begin, chunk
+from ridgeline.training.devices import pad_seeds, seed_mesh
+from ridgeline.training.evaluation import Episodes, evaluate_compiled, evaluation_keys, play
+from ridgeline.training.hosted import Hosted
+from ridgeline.types import Algorithm, Environment, HostFactory
+
+
+class Runner(Protocol):
+    """Trains every seed; holds what they have between chunks."""
+
+    def compile(self, episodes: int) -> None:
+        """Compile what can be compiled before the first step; evaluations will have so many episodes."""
+
+    def run(self, first: int, count: int, total: float) -> Summary:
+        """`count` ≥ 1 iterations of every seed, from the one numbered `first`, in a run of `total` steps."""
+
+    @property
+    def policies(self) -> PyTree[Array]:
+        """What acts, of every seed; leading axis: seeds."""
+
+    def evaluate(self, seed: int, episodes: int) -> Episodes:
+        """Greedy episodes [S, E], from starts that `seed` decides."""
+
+    def close(self) -> None:
+        """Free what the runner holds."""
+
+
+class Compiled:
+    """Trains every seed on a JAX environment, its lanes shared out over the devices."""
+
+    def __init__(
+        self, algorithm: Algorithm[Any, Any], env: Environment[Any], seeds: tuple[int, ...]
+    ) -> None:
+        self.algorithm, self.env, self.num_seeds = algorithm, env, len(seeds)
+        self.mesh = seed_mesh(len(seeds))
+        padded = pad_seeds(seeds, self.mesh)
+        self.wanted = np.arange(len(padded)) < len(seeds)
+        self.lanes = begin(algorithm, env, padded, mesh=self.mesh)
+
+    def compile(self, episodes: int) -> None:
+        """Run no iteration and play no step: that compiles both."""
+        self.run(0, 0, 1.0)
+        if episodes:
+            policies = self.algorithm.policy(self.lanes.state)
+            keys = evaluation_keys(0, episodes)
+            jax.block_until_ready(
+                play(self.algorithm, self.env, policies, keys, np.int32(0), mesh=self.mesh)
+            )
+
+    def run(self, first: int, count: int, total: float) -> Summary:
+        """`count` iterations of every seed, from the one numbered `first`."""
+        # Seeds that only fill up the last device's share get none.
+        counts = np.where(self.wanted, np.int32(count), np.int32(0))
+        self.lanes, summary = chunk(
+            self.algorithm, self.env, self.lanes, counts, np.int32(first), _real(total), mesh=self.mesh
+        )
+        return self._of_seeds(jax.device_get(summary))
+
+    @property
+    def policies(self) -> PyTree[Array]:
+        """What acts, of every seed; leading axis: seeds."""
+        return self._of_seeds(self.algorithm.policy(self.lanes.state))
+
+    def evaluate(self, seed: int, episodes: int) -> Episodes:
+        """Greedy episodes [S, E], from starts that `seed` decides."""
+        policies = self.algorithm.policy(self.lanes.state)
+        return self._of_seeds(
+            evaluate_compiled(self.algorithm, self.env, policies, seed, episodes, self.mesh)
+        )
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    def _of_seeds[Tree](self, tree: Tree) -> Tree:
+        return jax.tree.map(lambda x: x[: self.num_seeds], tree)
+
+
+def make_runner(
+    algorithm: Algorithm[Any, Any], env: Environment[Any] | HostFactory, seeds: tuple[int, ...]
+) -> Runner:
+    """The runner for this kind of environment."""
+    if is_host(env):
+        return Hosted(algorithm, env, seeds)
+    return Compiled(algorithm, env, seeds)
+
+
+def is_host(env: Environment[Any] | HostFactory) -> bool:
+    """Whether an environment is stepped from Python."""
+    return hasattr(env, "build")
+
+
+def prepare[Record: Algorithm[Any, Any]](algorithm: Record) -> Record:
+    """The record as runners take it: every value checked, its floats arrays, so that none of them retraces."""
+    _check_values(algorithm)
+    return jax.tree.map(_real, algorithm)
+
+
+def _real(x: float) -> np.ndarray:
+    return np.asarray(x, jax.dtypes.canonicalize_dtype(float))
+
+
+def _check_values(record: eqx.Module) -> None:
+    for field in dataclasses.fields(record):
+        value = getattr(record, field.name)
+        if isinstance(value, eqx.Module):
+            _check_values(value)
+        elif "range" in field.metadata:
+            low, high = field.metadata["range"]
+            whole = field.metadata.get("static", False)
+            _check_range(field.name, value, low, high, whole)
+        elif field.name == "hidden":
+            for width in value:
+                _check_range("hidden", width, 1, 2**20, True)
+
+
+def _check_range(name: str, value: Any, low: float, high: float, whole: bool) -> None:
+    kind = "a whole number" if whole else "a number"
+    numeric = isinstance(value, int | np.integer if whole else int | float | np.number | np.ndarray)
+    if not numeric or isinstance(value, bool):
+        raise UsageError(f"{name} is {value!r}: it must be {kind}")
+    if not low <= float(value) <= high:  # false for NaN
+        bounds = f"from {low:g} to {high:g}" if math.isfinite(high) else f"at least {low:g}"
+        raise UsageError(f"{name} is {value}: it must be {kind} {bounds}")
