@@ -1,0 +1,91 @@
+"""Deep reinforcement learning on JAX: each algorithm reads next to its paper, is proven, and is fast.
+
+    import ridgeline
+
+    run = ridgeline.train("ppo", "CartPole-v1", steps=100_000)
+    print(run.result["eval"], run.report())
+
+Names are imported when they are first used, so `import ridgeline` itself costs nothing.
+"""
+
+import importlib
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ridgeline.algorithms.dqn import DQN
+    from ridgeline.algorithms.ppo import PPO
+    from ridgeline.environments import make
+    from ridgeline.errors import RidgelineError
+    from ridgeline.experiments.policy import Policy, load_policy
+    from ridgeline.experiments.run import Run, Training, evaluate, start, train
+    from ridgeline.memory import Replay
+    from ridgeline.types import (
+        Algorithm,
+        ArraySpec,
+        Continuous,
+        Discrete,
+        EnvSpec,
+        Environment,
+        MultiDiscrete,
+        Step,
+    )
+
+_HOMES = {
+    "DQN": "algorithms.dqn",
+    "PPO": "algorithms.ppo",
+    "make": "environments",
+    "RidgelineError": "errors",
+    "Policy": "experiments.policy",
+    "load_policy": "experiments.policy",
+    "Run": "experiments.run",
+    "Training": "experiments.run",
+    "evaluate": "experiments.run",
+    "start": "experiments.run",
+    "train": "experiments.run",
+    "Replay": "memory",
+    "Algorithm": "types",
+    "ArraySpec": "types",
+    "Continuous": "types",
+    "Discrete": "types",
+    "EnvSpec": "types",
+    "Environment": "types",
+    "MultiDiscrete": "types",
+    "Step": "types",
+}
+
+__all__ = [
+    "DQN",
+    "PPO",
+    "Algorithm",
+    "ArraySpec",
+    "Continuous",
+    "Discrete",
+    "EnvSpec",
+    "Environment",
+    "MultiDiscrete",
+    "Policy",
+    "Replay",
+    "RidgelineError",
+    "Run",
+    "Step",
+    "Training",
+    "evaluate",
+    "load_policy",
+    "make",
+    "start",
+    "train",
+]
+
+import_seconds = 0.0  # what importing the names used so far has cost
+
+
+def __getattr__(name: str) -> Any:
+    global import_seconds
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ridgeline' has no attribute {name!r}")
+    begun = time.perf_counter()
+    value = getattr(importlib.import_module(f"ridgeline.{_HOMES[name]}"), name)
+    import_seconds += time.perf_counter() - begun
+    globals()[name] = value
+    return value

@@ -2,8 +2,9 @@
 
 import difflib
 import importlib.util
+import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ridgeline.errors import UsageError
 from ridgeline.types import Environment, EnvSpec, HostFactory
@@ -20,7 +21,7 @@ type Found = Environment[Any] | HostFactory
 def make(env: Named, backend: str | None = None, **options: Any) -> Found:
     """The environment of that name: one in pure JAX, or a factory of host environments.
 
-    `env` is an id; `module:Id` or `module:callable`; a callable that returns a Gymnasium or a pure-JAX environment;
+    `env` is an id; `module:Id` or `module:callable`; a callable that returns a Gymnasium or pure-JAX environment;
     a Gymnasium environment (which can only serve as one); or what this function returns. For an id the backend is
     the first of "jax", "envpool" and "gymnasium" that has it; `backend` may name another: "gymnasium-async" gives
     each environment a process, "stepped" steps a pure-JAX one from Python. `options` go to the backend.
@@ -32,7 +33,7 @@ def make(env: Named, backend: str | None = None, **options: Any) -> Found:
         raise UsageError(f"unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}")
     if isinstance(env, str):
         return _named(env, backend, options)
-    if hasattr(env, "build"):
+    if _is_factory(env):
         _refuse(options, backend, "a factory")
         return env
     if _is_native(env):
@@ -52,3 +53,94 @@ def ids() -> dict[str, tuple[str, ...]]:
 
         found["envpool"] = sorted(envpool.ids())
     return {backend: tuple(names) for backend, names in found.items()}
+
+
+def _named(name: str, backend: str | None, options: dict[str, Any]) -> Found:
+    """The environment of that id, `module:Id` or `module:callable`."""
+    from ridgeline.environments.classic import CLASSICS
+
+    module, _, member = name.rpartition(":")
+    if module:
+        return _imported(module, member, backend, options)
+    if name in CLASSICS and backend in (None, "jax", "stepped"):
+        return _native(CLASSICS[name](), backend, options)
+    if backend in ("jax", "stepped"):
+        raise UsageError(f"no pure-JAX environment {name!r}: {_near(name, list(CLASSICS))}")
+    if backend == "envpool" or (backend is None and _has_envpool()):
+        from ridgeline.environments import envpool
+
+        if backend == "envpool" or name in envpool.ids():
+            return envpool.EnvPoolFactory(name, **options)
+    import gymnasium
+
+    if name in gymnasium.registry:
+        return _gymnasium(name, backend, options)
+    where = "environment" if backend is None else "Gymnasium environment"
+    known = ids() if backend is None else {backend: tuple(gymnasium.registry)}
+    raise UsageError(f"unknown {where} {name!r}: {_near(name, sorted({*itertools.chain(*known.values())}))}")
+
+
+def _imported(module: str, member: str, backend: str | None, options: dict[str, Any]) -> Found:
+    """What a user's module registers or holds under that name."""
+    import gymnasium
+
+    from ridgeline.environments.gymnasium import load
+
+    loaded = load(module)
+    if member in gymnasium.registry:
+        return _gymnasium(member, backend, options)
+    if isinstance(found := getattr(loaded, member, None), str | None):
+        hint = _near(member, [*gymnasium.registry, *dir(loaded)])
+        raise UsageError(f"module {module} neither registers nor holds {member!r}: {hint}")
+    return make(found, backend, **options)
+
+
+def _gymnasium(env: Any, backend: str | None, options: dict[str, Any]) -> Found:
+    """A factory of Gymnasium environments, or the pure-JAX environment that the callable returns."""
+    from ridgeline.environments import gymnasium as adapter
+
+    if callable(env):
+        built = adapter.construct(env)
+        if _is_native(built):
+            return _native(built, backend, options)
+        adapter.close_quietly(built)
+    if backend not in (None, "gymnasium", "gymnasium-async"):
+        raise UsageError(f"backend {backend!r} cannot run {env!r}: leave it out or choose 'gymnasium'")
+    return adapter.GymnasiumFactory(env, "async" if backend == "gymnasium-async" else "sync", **options)
+
+
+def _native(env: Environment[Any], backend: str | None, options: dict[str, Any]) -> Found:
+    """The pure-JAX environment itself, or its factory."""
+    if backend not in (None, "jax", "stepped"):
+        raise UsageError(f"backend {backend!r} cannot run the pure-JAX environment {env.spec.id}: leave it out")
+    _refuse(options, None, f"the pure-JAX environment {env.spec.id}")
+    if backend != "stepped":
+        return env
+    from ridgeline.environments.stepped import SteppedFactory
+
+    return SteppedFactory(env)
+
+
+def _refuse(options: dict[str, Any], backend: str | None, what: str) -> None:
+    if options or backend:
+        given = ", ".join([*options, *(["backend"] if backend else [])])
+        raise UsageError(f"{what} takes no options ({given}): leave them out or name another backend")
+
+
+def _is_factory(env: object) -> TypeGuard[HostFactory]:
+    return not isinstance(env, type) and hasattr(env, "build")
+
+
+def _is_native(env: object) -> TypeGuard[Environment[Any]]:
+    """Whether it is a pure-JAX environment; a class of them is not one yet."""
+    return not isinstance(env, type) and isinstance(getattr(env, "spec", None), EnvSpec) and hasattr(env, "step")
+
+
+def _has_envpool() -> bool:
+    """Whether EnvPool is installed, without the seconds that importing it takes."""
+    return importlib.util.find_spec("envpool") is not None
+
+
+def _near(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else "write module:Id if a module of yours registers it"

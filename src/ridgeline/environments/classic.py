@@ -56,7 +56,7 @@ class CartPole(eqx.Module):
 
     M ẍ + mℓ (θ̈ cos θ − θ̇² sin θ) = F and ℓ (4/3) θ̈ + ẍ cos θ = g sin θ, by explicit Euler. M is the mass of cart
     and pole, m the pole's, ℓ half its length. Observation [x, ẋ, θ, θ̇].
-    Source: Barto, Sutton & Anderson (1983); equations as corrected by Florian (2007).
+    Source: Barto, Sutton & Anderson (1983), without friction; derived in Florian (2007).
     """
 
     spec = EnvSpec("CartPole-v1", ArraySpec((4,)), Discrete(2), 500, 475.0)
@@ -113,7 +113,7 @@ class Acrobot(eqx.Module):
     d₁ θ̈₁ + d₂ θ̈₂ + φ₁ = 0 and d₂ θ̈₁ + d₃ θ̈₂ + (mℓr θ̇₁² sin θ₂ + φ₂) = τ, by one Runge–Kutta step. The links are
     alike: mass m, length ℓ, centre of mass at r, moment of inertia I.
     Observation [cos θ₁, sin θ₁, cos θ₂, sin θ₂, θ̇₁, θ̇₂].
-    Source: Sutton (1996); equations of Sutton & Barto (2018), section 11.3 of the 1998 edition.
+    Source: Sutton (1996); equations of Sutton & Barto (1998), section 11.3.
     """
 
     spec = EnvSpec("Acrobot-v1", ArraySpec((6,)), Discrete(3), 500, -100.0)

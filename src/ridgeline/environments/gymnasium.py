@@ -8,7 +8,6 @@ import contextlib
 import difflib
 import functools
 import importlib
-import math
 import multiprocessing
 import os
 import signal
@@ -22,14 +21,13 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.wrappers import PassiveEnvChecker, TimeLimit
 
 from ridgeline.environments.clock import Clock
-from ridgeline.environments.spaces import Actions, Malformed, Observations, short
+from ridgeline.environments.spaces import FLOAT32_MAX, Actions, MalformedError, Observations, place, short
 from ridgeline.errors import ContractError, EnvironmentCrash, RidgelineError, UsageError
 from ridgeline.types import ArraySpec, EnvSpec, HostEnvironment, Obs, Step
 
 type GymEnv = gymnasium.Env[Any, Any]
 type Maker = Callable[[], GymEnv]
 
-FLOAT32_MAX = float(np.finfo(np.float32).max)
 EXTRAS = ("box2d", "mujoco")
 CLOSING_SECONDS = 5.0
 
@@ -59,20 +57,25 @@ class GymnasiumFactory:
         if vector not in ("sync", "async"):
             raise UsageError(f"vector is {vector!r}: choose 'sync' or 'async'")
         if options and not isinstance(env, str):
-            raise UsageError(f"options {sorted(options)} need an environment id: give them to your callable instead")
+            raise UsageError(
+                f"options {sorted(options)} need an environment id: give them to your callable instead"
+            )
         self._vector = vector
         self._timeout = timeout
-        self._instance = env if isinstance(env, gymnasium.Env) else None
+        self._instance: GymEnv | None = None
+        self._make: Maker
         limit = max_episode_steps
         if isinstance(env, str):
             registered = find(env)
-            limit = limit or registered.max_episode_steps
-            self._make: Maker = functools.partial(_make, registered, options)
-        elif self._instance is not None:
-            self._make = functools.partial(_same, self._instance)
+            limit = registered.max_episode_steps if limit is None else limit
+            self._make = functools.partial(_make, registered, options)
+        elif isinstance(env, gymnasium.Env):
+            self._instance = env
+            self._make = functools.partial(_same, env)
         else:
             self._make = env
-        with _opened(self._make, self._instance is None) as probe:
+        probe = _open(self._make)
+        try:
             self._space = probe.observation_space
             self._action_space = probe.action_space
             self.spec = EnvSpec(
@@ -82,6 +85,9 @@ class GymnasiumFactory:
                 _shorter_limit(limit, probe),
                 probe.spec.reward_threshold if probe.spec else None,
             )
+        finally:
+            if self._instance is None:
+                close_quietly(probe)
 
     def build(self, num_envs: int) -> HostEnvironment:
         """`num_envs` environments, none of them reset yet.
@@ -109,7 +115,9 @@ def find(name: str) -> gymnasium.envs.registration.EnvSpec:
         load(module)
     if env_id not in gymnasium.registry:
         near = difflib.get_close_matches(env_id, gymnasium.registry, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "write module:Id if a module of yours registers it"
+        hint = (
+            f"did you mean {' or '.join(near)}?" if near else "write module:Id if a module of yours registers it"
+        )
         raise UsageError(f"unknown Gymnasium environment {env_id!r}: {hint}")
     return gymnasium.registry[env_id]
 
@@ -141,13 +149,13 @@ def _same(env: GymEnv) -> GymEnv:
     return env
 
 
-def _open(make: Maker, where: str = "environment") -> GymEnv:
-    """A new environment whose own checker is silent.
+def construct(make: Maker, where: str = "environment") -> Any:
+    """What the callable returns.
 
-    Raises: `UsageError` where a dependency is missing or it is no environment, `EnvironmentCrash` otherwise.
+    Raises: `UsageError` where a package is missing, `EnvironmentCrash` where it raises anything else.
     """
     try:
-        env = make()
+        return make()
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
         text = one_line(error)
         extra = next((name for name in EXTRAS if name in text.lower()), None)
@@ -157,6 +165,14 @@ def _open(make: Maker, where: str = "environment") -> GymEnv:
         raise EnvironmentCrash(
             f"{where} could not be constructed: {one_line(error)}; check its name and options"
         ) from error
+
+
+def _open(make: Maker, where: str = "environment") -> GymEnv:
+    """A new environment whose own checker is silent.
+
+    Raises: what `construct` raises, and `UsageError` where it is no environment.
+    """
+    env = construct(make, where)
     if not isinstance(env, gymnasium.Env):
         raise UsageError(
             f"{where} is {short(env)}, not a gymnasium.Env: derive from it, or convert an old Gym environment "
@@ -168,18 +184,7 @@ def _open(make: Maker, where: str = "environment") -> GymEnv:
     return env
 
 
-@contextlib.contextmanager
-def _opened(make: Maker, close: bool) -> Iterator[GymEnv]:
-    """An environment to look at."""
-    env = _open(make)
-    try:
-        yield env
-    finally:
-        if close:
-            _close(env)
-
-
-def _close(env: GymEnv) -> None:
+def close_quietly(env: Any) -> None:
     """Close it; what fails at closing can no longer harm a run."""
     with contextlib.suppress(Exception):
         env.close()
@@ -200,7 +205,7 @@ def _shorter_limit(limit: int | None, env: GymEnv) -> int | None:
     own = [wrapper._max_episode_steps for wrapper in _wrappers(env) if isinstance(wrapper, TimeLimit)]
     if limit is not None and own and limit > min(own):
         raise UsageError(
-            f"max_episode_steps is {limit}, but the environment ends its episodes at {min(own)}: change its TimeLimit"
+            f"max_episode_steps is {limit}, but its own TimeLimit ends episodes at {min(own)}: change that"
         )
     return min([*own, *([] if limit is None else [limit])], default=None)
 
@@ -236,7 +241,9 @@ class Guard(gymnasium.Env[Any, Any]):
                 )
         return self.env
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Obs, dict[str, Any]]:
         """Start the episode of that seed."""
         env = self.open()
         self._seed, self._steps = seed or 0, 0
@@ -246,9 +253,9 @@ class Guard(gymnasium.Env[Any, Any]):
             raise self._crash("reset", error) from error
         try:
             if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict)):
-                raise Malformed(f"reset returned {short(answer)}, expected the tuple (observation, info)")
+                raise MalformedError(f"reset returned {short(answer)}, expected the tuple (observation, info)")
             return self.observations.read(answer[0]), {}
-        except Malformed as error:
+        except MalformedError as error:
             raise self._violation(error) from error
 
     def step(self, action: Any) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
@@ -262,10 +269,10 @@ class Guard(gymnasium.Env[Any, Any]):
             raise self._crash("step", error) from error
         try:
             if not (isinstance(answer, tuple) and len(answer) == 5):
-                raise Malformed(_arity(answer))
+                raise MalformedError(_arity(answer))
             obs, reward, terminated, truncated, info = answer
             if not isinstance(info, dict):
-                raise Malformed(f"info is {short(info)}, expected a dictionary")
+                raise MalformedError(f"info is {short(info)}, expected a dictionary")
             return (
                 self.observations.read(obs),
                 _real("reward", reward),
@@ -273,13 +280,13 @@ class Guard(gymnasium.Env[Any, Any]):
                 _flag("truncated", truncated),
                 {},
             )
-        except Malformed as error:
+        except MalformedError as error:
             raise self._violation(error) from error
 
     def close(self) -> None:
         """Close what was opened."""
         if self.env is not None:
-            _close(self.env)
+            close_quietly(self.env)
 
     @property
     def _where(self) -> str:
@@ -287,11 +294,9 @@ class Guard(gymnasium.Env[Any, Any]):
         return f"environment {self.index}, {at} of the episode with seed {self._seed}"
 
     def _crash(self, method: str, error: BaseException) -> EnvironmentCrash:
-        return EnvironmentCrash(
-            f"{self._where}: {method} raised {one_line(error)}; fix the environment (that seed repeats the episode)"
-        )
+        return EnvironmentCrash(f"{self._where}: {method} raised {one_line(error)}; fix the environment")
 
-    def _violation(self, error: Malformed) -> ContractError:
+    def _violation(self, error: MalformedError) -> ContractError:
         return ContractError(f"{self._where}: {error}; fix the environment or its spaces")
 
 
@@ -312,9 +317,9 @@ def _number(field: str, value: Any) -> float:
     try:
         array = np.asarray(value)
     except Exception as error:
-        raise Malformed(f"{field} is {short(value)}, expected one number") from error
+        raise MalformedError(f"{field} is {short(value)}, expected one number") from error
     if array.size != 1 or array.dtype.kind not in "fiub":
-        raise Malformed(f"{field} is {short(value)}, expected one number")
+        raise MalformedError(f"{field} is {short(value)}, expected one number")
     number: float = array.item()
     return number
 
@@ -322,7 +327,7 @@ def _number(field: str, value: Any) -> float:
 def _real(field: str, value: Any) -> float:
     number = _number(field, value)
     if not -FLOAT32_MAX <= number <= FLOAT32_MAX:
-        raise Malformed(f"{field} is {short(value)}, expected a finite float32")
+        raise MalformedError(f"{field} is {short(value)}, expected a finite float32")
     return float(number)
 
 
@@ -331,7 +336,7 @@ def _flag(field: str, value: Any) -> bool:
         return value
     number = _number(field, value)
     if number not in (0, 1):
-        raise Malformed(f"{field} is {short(value)}, expected True or False")
+        raise MalformedError(f"{field} is {short(value)}, expected True or False")
     return bool(number)
 
 
@@ -340,7 +345,10 @@ def _canonical(observations: Observations) -> gymnasium.Space[Any]:
 
     def box(spec: ArraySpec) -> gymnasium.spaces.Box:
         dtype = np.dtype(spec.dtype)
-        low, high = {"f": (-np.inf, np.inf), "b": (0, 1)}.get(dtype.kind) or (np.iinfo(dtype).min, np.iinfo(dtype).max)
+        low, high = {"f": (-np.inf, np.inf), "b": (0, 1)}.get(dtype.kind) or (
+            np.iinfo(dtype).min,
+            np.iinfo(dtype).max,
+        )
         return gymnasium.spaces.Box(low, high, spec.shape, dtype.type)
 
     if isinstance(observations.spec, ArraySpec):
@@ -359,7 +367,9 @@ class Synchronous:
         self._clock = Clock(self.num_envs, spec.max_episode_steps)
         try:
             if len({id(guard.open()) for guard in guards}) < self.num_envs:
-                raise UsageError(f"the callable of {spec.id} returned one environment twice: return a new one each time")
+                raise UsageError(
+                    f"the callable of {spec.id} returned one environment twice: return a new one each time"
+                )
         except RidgelineError:
             self.close()
             raise
@@ -367,9 +377,9 @@ class Synchronous:
     def reset(self, seeds: np.ndarray, mask: np.ndarray) -> Obs:
         """Start an episode wherever `mask`, from that row's seed; the other rows are zeros."""
         obs = self._guards[0].observations.blank(self.num_envs)
-        for i in np.flatnonzero(mask):
+        for i in np.flatnonzero(mask).tolist():
             row, _ = self._guards[i].reset(seed=int(seeds[i]))
-            _place(obs, i, row)
+            place(obs, i, row)
         self._clock.start(mask)
         return obs
 
@@ -383,22 +393,13 @@ class Synchronous:
         for i, guard in enumerate(self._guards):
             row, reward[i], terminated[i], cut, _ = guard.step(sent[i])
             truncated[i] |= cut
-            _place(obs, i, row)
+            place(obs, i, row)
         return Step(obs, reward, terminated, truncated)
 
     def close(self) -> None:
         """Close every environment."""
         for guard in self._guards:
             guard.close()
-
-
-def _place(batch: Any, i: int, row: Any) -> None:
-    """Write one environment's observation into its row."""
-    if isinstance(batch, dict):
-        for key, array in batch.items():
-            array[i] = row[key]
-    else:
-        batch[i] = row
 
 
 class Asynchronous:
@@ -452,7 +453,7 @@ class Asynchronous:
         """Say in one line which process raised, hangs or has died."""
         if self._workers.closed:
             raise EnvironmentCrash(f"the processes of {self.spec.id} have ended: build new environments")
-        level, gymnasium.logger.min_level = gymnasium.logger.min_level, math.inf  # it would print tracebacks
+        level, gymnasium.logger.min_level = gymnasium.logger.min_level, 100  # it would print tracebacks
         try:
             yield
         except RidgelineError as error:  # it comes wrapped in itself

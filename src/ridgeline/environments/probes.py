@@ -1,6 +1,6 @@
 """Environments whose answers are known, each testing one thing: an algorithm that misses one has a named fault.
 
-| index | reward | observation | true values | what fails without it |
+| index | reward | observation | true values | what it tests |
 |---|---|---|---|---|
 | 0 | 1 | 0 | V = 1 | learning a value at all |
 | 1 | x | x = ±1 | V(x) = x | telling observations apart |
@@ -9,7 +9,7 @@
 | 4 | ±1 by action and x | x = ±1 | a* = [x > 0], V* = 1 | a policy that reads the observation |
 
 Every episode takes one step, but two in probe 2. With continuous actions, 3 pays −(a − ½)² (a* = ½, V* = 0) and
-4 pays −(a − x/2)² (a* = x/2, V* = 0). After J. Schulman's and A. L. Jones's probe environments.
+4 pays −(a − x/2)² (a* = x/2, V* = 0). After A. L. Jones (2021).
 """
 
 from typing import NamedTuple

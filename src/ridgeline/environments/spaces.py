@@ -9,7 +9,6 @@ Actions: Discrete and MultiDiscrete are counted from 0, MultiBinary is a MultiDi
 a vector whose doubly bounded entries mean [-1, 1].
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,10 +29,10 @@ from ridgeline.types import (
 # Some environments declare the largest float where they mean no bound; scaling by it would overflow.
 UNBOUNDED = 1e30
 
-READABLE_KINDS = {"float32": "fiub", "int32": "iub", "uint8": "iub", "bool": "iub"}
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
-class Malformed(Exception):
+class MalformedError(Exception):
     """A value that its space does not allow. `row` is its environment; the adapter says which step it was."""
 
     def __init__(self, problem: str, row: int = 0):
@@ -47,58 +46,65 @@ def short(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-@dataclasses.dataclass(frozen=True)
 class Leaf:
-    """One array of an observation; `key` is empty where it is the whole observation."""
+    """One array of an observation. `key` is empty where it is the whole; `start` is what its categories count from."""
 
-    key: str
-    spec: ArraySpec
-    start: np.ndarray
-
-    @property
-    def name(self) -> str:
-        """What an error message calls it."""
-        return f"observation '{self.key}'" if self.key else "observation"
+    def __init__(self, key: str, spec: ArraySpec, start: np.ndarray):
+        self.key = key
+        self.name = f"observation '{key}'" if key else "observation"
+        self.spec = spec
+        self._start = start
+        self._counts = np.reshape(spec.categories, spec.shape) if spec.categories else None
+        self._dtype = np.dtype(spec.dtype)
+        self._kinds = "fiub" if self._dtype.kind == "f" else "iub"
 
     def read(self, value: Any, lead: tuple[int, ...] = ()) -> np.ndarray:
-        """A fresh array [*lead, *shape] of the spec's dtype, or `Malformed`."""
+        """A fresh array [*lead, *shape] of the spec's dtype, or `MalformedError`."""
         try:
             array = np.asarray(value)
         except Exception as error:
-            raise Malformed(f"{self.name} is {short(value)}, expected an array") from error
+            raise MalformedError(f"{self.name} is {short(value)}, expected an array") from error
         shape = lead + self.spec.shape
-        if array.dtype.kind not in READABLE_KINDS[self.spec.dtype]:
-            raise Malformed(
-                f"{self.name} is {short(value)} of dtype {array.dtype}, which cannot be read as {self.spec.dtype}"
+        if array.dtype.kind not in self._kinds:
+            raise MalformedError(
+                f"{self.name} is {short(value)} of dtype {array.dtype}, which cannot be read as {self._dtype}"
             )
         if array.shape != shape:
-            raise Malformed(f"{self.name} has shape {array.shape}, its space has {shape}")
-        if self.spec.categories:
-            return self._categories(array, lead)
-        if array.dtype.itemsize > 4:
-            with np.errstate(over="ignore"):
-                converted = array.astype(self.spec.dtype)
+            raise MalformedError(f"{self.name} has shape {array.shape}, its space has {shape}")
+        if self._counts is not None:
+            return self._categories(array, lead, self._counts)
+        if array.dtype == self._dtype:
+            converted = array.copy()
         else:
-            converted = array.astype(self.spec.dtype)
-        if self.spec.dtype == "float32":
+            with np.errstate(over="ignore"):
+                converted = array.astype(self._dtype)
+        if self._dtype.kind == "f":
             self._require(np.isfinite(converted), array, lead, "a finite float32")
-        elif converted.dtype != array.dtype:
-            self._require(converted == array, array, lead, f"what a {self.spec.dtype} can hold")
+        elif array.dtype != self._dtype:
+            self._require(converted == array, array, lead, f"what a {self._dtype} can hold")
         return converted
 
-    def _categories(self, array: np.ndarray, lead: tuple[int, ...]) -> np.ndarray:
+    def _categories(self, array: np.ndarray, lead: tuple[int, ...], counts: np.ndarray) -> np.ndarray:
         """The categories counted from 0."""
-        counted = array.astype(np.int64) - self.start
-        counts = np.reshape(self.spec.categories, self.spec.shape)
+        counted = array.astype(np.int64) - self._start
         self._require((counted >= 0) & (counted < counts), array, lead, "one of the categories of its space")
-        return counted.astype(np.int32)
+        return np.asarray(counted, np.int32)
 
-    def _require(self, good: np.ndarray, array: np.ndarray, lead: tuple[int, ...], expected: str) -> None:
+    def _require(self, good: Any, array: np.ndarray, lead: tuple[int, ...], expected: str) -> None:
         if not good.all():
             at = np.unravel_index(int(np.argmin(good)), good.shape)
             entry = [int(i) for i in at[len(lead) :]]
             where = f"{self.name}{entry}" if entry else self.name
-            raise Malformed(f"{where} is {array[at]!s}, expected {expected}", int(at[0]) if lead else 0)
+            raise MalformedError(f"{where} is {array[at]!s}, expected {expected}", int(at[0]) if lead else 0)
+
+
+def place(batch: Any, i: int, row: Any) -> None:
+    """Write one environment's observation into its row."""
+    if isinstance(batch, dict):
+        for key, array in batch.items():
+            array[i] = row[key]
+    else:
+        batch[i] = row
 
 
 type Tree = Leaf | dict[str, Tree] | tuple[Tree, ...]
@@ -125,7 +131,7 @@ class Observations:
     def read(self, value: Any, lead: tuple[int, ...] = ()) -> Obs:
         """Fresh arrays [*lead, ...] in the form of `spec`.
 
-        Raises: `Malformed` where structure, shape, dtype or values (not finite, no such category) are wrong.
+        Raises: `MalformedError` where structure, shape, dtype or values (not finite, no such category) are wrong.
         """
         if isinstance(self._tree, Leaf):
             return self._tree.read(value, lead)
@@ -158,12 +164,12 @@ class Observations:
         elif isinstance(tree, dict):
             if not isinstance(value, Mapping) or set(value) != set(tree):
                 keys = f"keys {sorted(map(str, value))}" if isinstance(value, Mapping) else short(value)
-                raise Malformed(f"{name} is {keys}, expected a dictionary with keys {sorted(tree)}")
+                raise MalformedError(f"{name} is {keys}, expected a dictionary with keys {sorted(tree)}")
             for key, inner in tree.items():
                 self._walk(inner, value[key], lead, f"{name}/{key}", found)
         else:
             if not isinstance(value, (tuple, list)) or len(value) != len(tree):
-                raise Malformed(f"{name} is {short(value)}, expected a tuple of {len(tree)}")
+                raise MalformedError(f"{name} is {short(value)}, expected a tuple of {len(tree)}")
             for i, inner in enumerate(tree):
                 self._walk(inner, value[i], lead, f"{name}/{i}", found)
 
@@ -255,13 +261,14 @@ class Actions:
         if not finite.all():
             row = int(np.argmin(finite.all(axis=1)))
             raise NumericalError(
-                f"action of environment {row} is {short(actions[row])}: the policy has diverged; lower the learning "
-                "rate or clip its gradients"
+                f"action of environment {row} is {short(actions[row])}: the policy has diverged; lower the "
+                "learning rate or clip its gradients"
             )
         # Not np.clip: it costs five times as much on arrays this small. The outer pair clips one-sided bounds and
         # what rounding carries past a bound.
-        inside = np.maximum(np.minimum(actions, self._edge), -self._edge)
-        return np.maximum(np.minimum(inside * self._scale + self._middle, self._high), self._low)
+        inside: np.ndarray = np.maximum(np.minimum(actions, self._edge), -self._edge)
+        written: np.ndarray = np.maximum(np.minimum(inside * self._scale + self._middle, self._high), self._low)
+        return written
 
     def _count(self, actions: np.ndarray, counts: np.ndarray) -> np.ndarray:
         bad = (actions < 0) | (actions >= counts)

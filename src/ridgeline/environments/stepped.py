@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
 from ridgeline.environments.clock import Clock
 from ridgeline.types import Action, Environment, EnvSpec, HostEnvironment, Obs, Step
@@ -43,26 +43,33 @@ class Stepped:
 
     def episode_keys(self, seeds: np.ndarray) -> PRNGKeyArray:
         """One key for each seed; tests override it."""
-        return jax.vmap(jax.random.key)(jnp.asarray(seeds.astype(np.uint32)))
+        keys: PRNGKeyArray = _keys(jnp.asarray(seeds.astype(np.uint32)))
+        return keys
 
     def reset(self, seeds: np.ndarray, mask: np.ndarray) -> Obs:
         """Start an episode wherever `mask`, from that row's seed; the other rows are not to be used."""
         keys = self.episode_keys(seeds)
         state, obs = _reset(self._env, keys)
-        self._keys, self._state = _where(mask, (keys, state), (self._keys, self._state))
+        self._keys, self._state = _where(jnp.asarray(mask), (keys, state), (self._keys, self._state))
         self._clock.start(mask)
-        return jax.tree.map(np.asarray, obs)  # type: ignore[no-any-return]
+        return jax.tree.map(np.array, obs)
 
     def step(self, actions: np.ndarray) -> Step:
         """Take one step in every environment with canonical actions [num_envs, ...]."""
         last = self._clock.tick()
         elapsed = jnp.asarray(self._clock.elapsed.astype(np.int32))
         self._state, step = _step(self._env, self._keys, elapsed, self._state, jnp.asarray(actions))
-        step = jax.tree.map(np.asarray, step)
-        return step._replace(truncated=step.truncated | last)
+        arrays: Step = jax.tree.map(np.array, step)
+        return arrays._replace(truncated=arrays.truncated | last)
 
     def close(self) -> None:
         """Nothing to free."""
+
+
+@jax.jit
+def _keys(seeds: Int[Array, " N"]) -> PRNGKeyArray:
+    keys: PRNGKeyArray = jax.vmap(jax.random.key)(seeds)
+    return keys
 
 
 @eqx.filter_jit
@@ -74,14 +81,17 @@ def _reset(env: Environment[Any], keys: PRNGKeyArray) -> tuple[PyTree[Array], Ob
 def _step(
     env: Environment[Any], keys: PRNGKeyArray, elapsed: Int[Array, " N"], state: PyTree[Array], actions: Action
 ) -> tuple[PyTree[Array], Step]:
-    return jax.vmap(lambda key, t, state, action: env.step(jax.random.fold_in(key, t), state, action))(
-        keys, elapsed, state, actions
-    )
+    def step(key: PRNGKeyArray, t: Int[Array, ""], state: PyTree[Array], action: Action) -> Any:
+        return env.step(jax.random.fold_in(key, t), state, action)
+
+    found: tuple[PyTree[Array], Step] = jax.vmap(step)(keys, elapsed, state, actions)
+    return found
 
 
 @jax.jit
-def _where[T](mask: Array, new: T, old: T) -> T:
+def _where[T](mask: Bool[Array, " N"], new: T, old: T) -> T:
     """The new rows wherever `mask`."""
-    return jax.tree.map(  # type: ignore[no-any-return]
+    result: T = jax.tree.map(
         lambda a, b: jnp.where(mask.reshape(mask.shape + (1,) * (a.ndim - 1)), a, b), new, old
     )
+    return result

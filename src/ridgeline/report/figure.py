@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from ridgeline.report.statistics import Floats
 from ridgeline.report.text import tick_labels
@@ -22,10 +22,10 @@ STYLE = """
 .chart path { fill: none; stroke-linejoin: round; stroke-linecap: round; }
 .chart .grid { stroke: var(--rule); } .chart .axis { stroke: var(--quiet); stroke-opacity: .6; }
 .chart .name { fill: var(--ink); font-weight: 600; } .chart .middle { text-anchor: middle; }
-.chart .end { text-anchor: end; }
+.chart .end { text-anchor: end; } .chart .centre { stroke-width: 2px; } .chart .dot { stroke-width: 6px; }
 .chart .bar { stroke: var(--quiet); stroke-dasharray: 5 4; stroke-linecap: butt; }
 .chart .halo { paint-order: stroke; stroke: var(--paper); stroke-width: 4px; stroke-linejoin: round; }
-.chart .centre { stroke-width: 2px; } .chart .seeds { stroke-width: .8px; stroke-opacity: .28; }
+.chart .seeds { stroke-width: .8px; stroke-opacity: .28; }
 .chart path.band { stroke: none; fill-opacity: .17; }
 .chart .s0 { stroke: var(--s0); } .chart .s1 { stroke: var(--s1); }
 .chart .s2 { stroke: var(--s2); } .chart .s3 { stroke: var(--s3); }
@@ -60,11 +60,11 @@ class _Frame:
     bottom: float
     top: float
 
-    def across(self, x: ArrayLike) -> Floats:
-        return self.left + (self.right - self.left) / self.last * np.asarray(x, dtype=np.float64)
+    def across(self, x: Floats | NDArray[np.int64]) -> Floats:
+        return self.left + (self.right - self.left) / self.last * x.astype(np.float64)
 
-    def down(self, y: ArrayLike) -> Floats:
-        share = (np.clip(np.asarray(y, dtype=np.float64), -LIMIT, LIMIT) - self.bottom) / (self.top - self.bottom)
+    def down(self, y: Floats) -> Floats:
+        share = (y.clip(-LIMIT, LIMIT) - self.bottom) / (self.top - self.bottom)
         return self.floor - (self.floor - self.ceiling) * share
 
 
@@ -89,7 +89,7 @@ def line_chart(
     heights = np.concatenate([*known, [bar[0]] if bar else []])
     bottom, top = _range(heights.clip(-LIMIT, LIMIT))
     last = max((float(s.x[-1]) for s in series if len(s.x)), default=0.0)
-    x_ticks = ticks(0, last, (width - 80) // 90) if last else np.zeros(0)
+    x_ticks = ticks(0.0, last, (width - 80) // 110) if last else np.zeros(0)
     y_ticks = ticks(bottom, top, height // 60) if len(heights) else np.zeros(0)
     widest = max(map(len, tick_labels(y_ticks)), default=0)
     frame = _Frame(12 + 7 * widest, width - 18, 32, height - 44, last or 1.0, bottom, top)
@@ -103,15 +103,14 @@ def line_chart(
         *_marks(frame, series),
     ]
     if bar:
-        y = float(frame.down(bar[0]))
+        y = float(frame.down(np.array([bar[0]]))[0])
         parts.append(_path("bar", f"M{frame.left} {y:.1f}H{frame.right}"))
         parts.append(_text(frame.left + 6, y - 6 if y > frame.ceiling + 14 else y + 16, bar[1], "halo"))
     if len(series) > 1:
         names = (f'<tspan class="f{i % PALETTE}">●</tspan> {escape(s.name)}' for i, s in enumerate(series))
         parts.append(f'<text x="{frame.right}" y="14" class="end">{"&#160;&#160; ".join(names)}</text>')
     if not any(map(len, known)):
-        middle = (frame.ceiling + frame.floor) / 2
-        parts.append(_text((frame.left + frame.right) / 2, middle, "no values yet", "middle"))
+        parts.append(_text((frame.left + frame.right) / 2, height / 2, "no values yet", "middle"))
     return "\n".join(filter(None, parts)) + "</svg>"
 
 
@@ -137,14 +136,15 @@ def _marks(frame: _Frame, series: Sequence[Series]) -> Iterator[str]:
         if len(s.lines) > 1:
             yield _path(f"seeds s{index % PALETTE}", "".join(_line(x, frame.down(line)) for line in s.lines))
     for index, s in enumerate(series):
-        yield _path(f"centre s{index % PALETTE}", _line(frame.across(s.x), frame.down(s.centre)))
+        kind = "centre" if len(s.x) > 1 else "centre dot"
+        yield _path(f"{kind} s{index % PALETTE}", _line(frame.across(s.x), frame.down(s.centre)))
 
 
-def ticks(low: float, high: float, most: int) -> Floats:
-    """Multiples of 1, 2 or 5 times a power of ten within [low, high]: about `most`, and never more than it + 1."""
+def ticks(low: float | int, high: float | int, most: int) -> Floats:
+    """Multiples of 1, 2 or 5 times a power of ten within [low, high], about `most` of them."""
     raw = (high - low) / max(most, 1)
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 5, 10, 20) if m * power >= raw * (1 - 1e-9))
+    step = next(m * power for m in (1, 2, 5, 10, 20) if m * power >= 0.8 * raw)
     slack = 1e-9  # keeps a tick that rounding put just outside
     first, last = math.ceil(low / step - slack), math.floor(high / step + slack)
     return np.arange(first, last + 1, dtype=np.float64) * step
@@ -176,5 +176,5 @@ def _path(kind: str, data: str) -> str:
     return f'<path class="{kind}" d="{data}"/>' if data else ""
 
 
-def _text(x: float, y: float, text: str, kind: str) -> str:
+def _text(x: float | int, y: float | int, text: str, kind: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}">{escape(text)}</text>'

@@ -197,7 +197,7 @@ def _results(result: Result, curves: Curves) -> Iterator[str]:
     trained = aligned(training.get(seed, math.nan) for seed in result.seeds)
     rows = [(f"{s}", *cells) for s, *cells in zip(result.seeds, judged, trained, strict=True)]
     times = [(name, duration(result.seconds[name])) for name in PHASES]
-    times.append(("all seeds together", rate(result.steps_per_second)))
+    times.append(("speed, all seeds together", rate(result.steps_per_second)))
     yield '<h2>Results</h2><div class="grid"><div>'
     yield _table("Episode return of each seed", ("seed", "evaluation", "training, latest"), rows)
     yield "</div><div>"
@@ -211,7 +211,8 @@ def _records(config: dict[str, Any]) -> Iterator[str]:
     rest = {name: value for name, value in config.items() if name not in parts and name != "command"}
     for name, record in {**parts, "run": rest}.items():
         rows = [(key, _shown(value)) for key, value in _flat(record)]
-        yield f"<div>{_table(name, (), rows)}</div>"
+        if rows:
+            yield f"<div>{_table(name, (), rows)}</div>"
 
 
 def _series(curves: Curves, name: str, label: str) -> Series:
@@ -263,7 +264,7 @@ def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
 def _flat(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in record.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and value and prefix.count(".") < 4:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -88,7 +88,7 @@ def summary(result: Result) -> list[tuple[str, str]]:
 def field(record: dict[str, Any], name: str, kind: type, where: str) -> Any:
     """A required field of exactly this type (integers in [0, 2⁶³)); `FileError` names it otherwise."""
     value = record.get(name)
-    if type(value) is not kind or (kind is int and not 0 <= value < 2**63):
+    if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**63):
         raise FileError(
             f"{where}: `{name}` is {shorten(value)}, not a usable {kind.__name__}; restore it or train again"
         )

@@ -5,12 +5,15 @@ ranks, so the statistic of every resample at every point is one matrix product. 
 near the end of the float range do not overflow.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 type Floats = NDArray[np.float64]
+type Values = NDArray[Any] | Sequence[Any]
 type Statistic = Callable[[int], Floats]
 
 
@@ -26,7 +29,7 @@ def interquartile(count: int) -> Floats:
     return weights
 
 
-def interquartile_mean(values: ArrayLike) -> Floats:
+def interquartile_mean(values: Values) -> Floats:
     """The mean of the middle half over the first axis: [S, ...] → [...].
 
     NaN means that a seed has no value at that point, and is left out there; a point without any value is NaN.
@@ -38,7 +41,7 @@ def interquartile_mean(values: ArrayLike) -> Floats:
 
 
 def bootstrap_interval(
-    values: ArrayLike,
+    values: Values,
     statistic: Statistic = interquartile,
     level: float = 0.95,
     resamples: int = 2000,
@@ -61,10 +64,10 @@ def bootstrap_interval(
     return low, high
 
 
-def _by_count(values: ArrayLike) -> tuple[Floats, Iterator[tuple[int, NDArray[np.intp], Floats]]]:
+def _by_count(values: Values) -> tuple[Floats, Iterator[tuple[int, NDArray[np.intp], Floats]]]:
     """A result [...] full of NaN, and for every n > 0: the points with n values, and those sorted [n, points]."""
     array = np.asarray(values, dtype=np.float64)
-    ordered = np.sort(array.reshape(len(array), -1), axis=0)  # NaN goes last
+    ordered = np.sort(array.reshape(len(array), math.prod(array.shape[1:])), axis=0)  # NaN goes last
     counts = np.sum(~np.isnan(ordered), axis=0)
     groups = ((int(n), np.flatnonzero(counts == n), ordered[:n, counts == n]) for n in np.unique(counts) if n)
     return np.full(array.shape[1:], np.nan), groups

@@ -7,6 +7,8 @@ import numpy as np
 
 from ridgeline.report.statistics import Floats
 
+MISSING = "–"
+
 
 def aligned(values: Iterable[float]) -> list[str]:
     """Numbers of one column with the same decimals, four significant digits for the largest; NaN is a dash."""
@@ -16,28 +18,28 @@ def aligned(values: Iterable[float]) -> list[str]:
         style = ".3e"
     else:
         style = f",.{min(max(3 - math.floor(math.log10(peak or 1)), 0), 6)}f"
-    return [f"{v:{style}}".replace("-", "−") if math.isfinite(v) else "–" for v in values]
+    return [f"{v:{style}}".replace("-", "−") if math.isfinite(v) else MISSING for v in values]
 
 
-def plain(value: float) -> str:
+def plain(value: float | int) -> str:
     """A number somebody chose, as they would write it: 475, −1.5, 10,000."""
     return f"{value:,.10g}".replace("-", "−")
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | int) -> str:
     """A time as a person says it: 0.46 s, 12.3 s, 3 min 20 s, 2 h 14 min."""
     if math.isnan(seconds):
-        return "–"
+        return MISSING
     if seconds < 99.95:
         return f"{seconds:.{2 if seconds < 9.995 else 1}f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
 
 
-def rate(per_second: float) -> str:
+def rate(per_second: float | int) -> str:
     """A speed to three significant digits: 125,000 steps/s."""
     if math.isnan(per_second):
-        return "–"
+        return MISSING
     return f"{float(f'{per_second:.3g}'):,.{0 if per_second >= 100 else 1}f} steps/s"
 
 
@@ -48,7 +50,9 @@ def counted(number: int, noun: str) -> str:
 
 def interval(count: int, low: str, high: str) -> str:
     """The spread over `count` seeds in words."""
-    return f"95 % interval {low} to {high}" if count > 1 else "one seed, so no interval"
+    if count == 1:
+        return "one seed, so no interval"
+    return "not measured" if MISSING in (low, high) else f"95 % interval {low} to {high}"
 
 
 def tick_labels(values: Floats) -> list[str]:

@@ -1,0 +1,1 @@
+"""A run as a user knows it: its configuration, its presets, its folder, its policies."""

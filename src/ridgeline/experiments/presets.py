@@ -1,0 +1,110 @@
+"""Where to start: hyper-parameters and a length for each algorithm on each environment.
+
+An environment that is not listed gets the algorithm's general preset for its kind of actions and observations.
+"""
+
+import dataclasses
+from typing import Any
+
+from ridgeline.algorithms.dqn import DQN
+from ridgeline.algorithms.ppo import PPO
+from ridgeline.encoders import is_image
+from ridgeline.memory import Replay
+from ridgeline.types import Algorithm, Continuous, EnvSpec, observation_parts
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """Hyper-parameters, and for how many environment steps of each seed."""
+
+    algorithm: Algorithm[Any, Any]
+    steps: int
+
+
+PRESETS: dict[tuple[str, str], Preset] = {
+    ("ppo", "CartPole-v1"): Preset(
+        PPO(
+            num_envs=8,
+            rollout_length=32,
+            epochs=20,
+            batch_size=256,
+            gamma=0.98,
+            gae_lambda=0.8,
+            learning_rate=1e-3,
+            learning_rate_anneal=1.0,
+            clip_anneal=1.0,
+        ),
+        100_000,
+    ),
+    ("ppo", "Pendulum-v1"): Preset(
+        PPO(num_envs=4, rollout_length=1024, epochs=10, batch_size=256, gamma=0.9, learning_rate=1e-3), 100_000
+    ),
+    ("dqn", "CartPole-v1"): Preset(
+        DQN(
+            num_envs=8,
+            rollout_length=32,
+            learning_rate=2.3e-3,
+            epsilon_end=0.04,
+            exploration_fraction=0.16,
+            target_period=10,
+            hidden=(256, 256),
+            replay=Replay(capacity=100_000, batch_size=64, warmup=1_000, updates=128),
+        ),
+        100_000,
+    ),
+    ("dqn", "MountainCar-v0"): Preset(
+        DQN(
+            num_envs=1,
+            rollout_length=16,
+            gamma=0.98,
+            learning_rate=4e-3,
+            epsilon_end=0.07,
+            exploration_fraction=0.2,
+            target_period=600 // 2,
+            hidden=(256, 256),
+            replay=Replay(capacity=10_000, batch_size=128, warmup=1_000, updates=8),
+        ),
+        120_000,
+    ),
+}
+
+
+def preset(name: str, spec: EnvSpec) -> Preset:
+    """The preset of an algorithm for an environment."""
+    if (name, spec.id) in PRESETS:
+        return PRESETS[name, spec.id]
+    return _GENERAL[name](spec)
+
+
+def _general_ppo(spec: EnvSpec) -> Preset:
+    """Atari's settings for images (Schulman et al. 2017, table 5), MuJoCo's otherwise, with normalisation."""
+    if _has_image(spec):
+        return Preset(PPO(num_envs=8, rollout_length=128, learning_rate=2.5e-4, entropy_coef=0.01), 1_000_000)
+    continuous = isinstance(spec.action, Continuous)
+    return Preset(
+        PPO(
+            num_envs=8,
+            rollout_length=256,
+            epochs=10,
+            batch_size=64,
+            learning_rate=3e-4,
+            normalise_observations=True,
+            normalise_rewards=continuous,
+            shared=not continuous,
+        ),
+        1_000_000 if continuous else 500_000,
+    )
+
+
+def _general_dqn(spec: EnvSpec) -> Preset:
+    if _has_image(spec):
+        replay = Replay(capacity=100_000, batch_size=32, warmup=20_000, updates=2)
+        return Preset(DQN(num_envs=8, rollout_length=1, learning_rate=1e-4, replay=replay), 1_000_000)
+    return Preset(DQN(hidden=(128, 128), double=True, replay=Replay(updates=4)), 200_000)
+
+
+def _has_image(spec: EnvSpec) -> bool:
+    return any(is_image(part) for _, part in observation_parts(spec.observation))
+
+
+_GENERAL = {"ppo": _general_ppo, "dqn": _general_dqn}
