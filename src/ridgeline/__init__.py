@@ -25,8 +25,8 @@ if TYPE_CHECKING:
         ArraySpec,
         Continuous,
         Discrete,
-        EnvSpec,
         Environment,
+        EnvSpec,
         MultiDiscrete,
         Step,
     )

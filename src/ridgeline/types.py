@@ -7,7 +7,7 @@ arrays; the key `action_mask` of a dictionary is reserved for the actions that a
 import dataclasses
 import math
 from abc import abstractmethod
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -186,6 +186,7 @@ class Algorithm[State, Policy](eqx.Module):
         """Learn from one rollout. A metric that this update could not measure is NaN."""
 
 
+@runtime_checkable
 class Environment[EnvState](Protocol):
     """One environment in pure JAX. It neither resets itself nor counts `spec.max_episode_steps`: runners do."""
 
@@ -200,6 +201,7 @@ class Environment[EnvState](Protocol):
         """Take one step with a canonical action."""
 
 
+@runtime_checkable
 class HostEnvironment(Protocol):
     """`num_envs` environments stepped from Python, in NumPy. They never reset by themselves.
 
@@ -219,6 +221,7 @@ class HostEnvironment(Protocol):
         """Free what the environments hold; nothing may be called after it."""
 
 
+@runtime_checkable
 class HostFactory(Protocol):
     """Builds host environments of one kind, as many side by side as a runner needs."""
 
@@ -228,7 +231,7 @@ class HostFactory(Protocol):
         """`num_envs` fresh environments."""
 
 
-def real(default: float, low: float = -math.inf, high: float = math.inf) -> Any:
+def real(default: float, low: float | int = -math.inf, high: float | int = math.inf) -> Any:
     """A float hyper-parameter: a leaf, so that changing it never recompiles. Checked to lie in [low, high]."""
     return eqx.field(default=default, metadata={"range": (low, high)})
 

@@ -3,22 +3,17 @@
 import difflib
 import importlib.util
 import itertools
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
 from ridgeline.errors import UsageError
 from ridgeline.types import Environment, EnvSpec, HostFactory
 
-if TYPE_CHECKING:
-    import gymnasium
-
 BACKENDS = ("jax", "envpool", "gymnasium", "gymnasium-async", "stepped")
 
-type Named = str | Callable[[], Any] | Environment[Any] | HostFactory | gymnasium.Env[Any, Any]
 type Found = Environment[Any] | HostFactory
 
 
-def make(env: Named, backend: str | None = None, **options: Any) -> Found:
+def make(env: Any, backend: str | None = None, **options: Any) -> Found:
     """The environment of that name: one in pure JAX, or a factory of host environments.
 
     `env` is an id; `module:Id` or `module:callable`; a callable that returns a Gymnasium or pure-JAX environment;

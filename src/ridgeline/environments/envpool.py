@@ -92,7 +92,8 @@ class EnvPool:
             mask = np.ones(self.num_envs, np.bool_)
         self._clock.start(mask)
         rows = np.flatnonzero(mask).astype(np.int32)
-        found, info = self._pool.reset(rows)
+        with _quiet():  # the first reset makes the pool's spaces, of which Gymnasium complains
+            found, info = self._pool.reset(rows)
         obs = self._observations.blank(self.num_envs)
         # Answers come in the order of `env_id`, which EnvPool does not promise to be the order of the request.
         place(obs, info["env_id"], self._read(found, info["env_id"]))

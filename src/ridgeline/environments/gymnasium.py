@@ -310,7 +310,7 @@ def _arity(answer: object) -> str:
     return f"step returned {short(answer)}, expected (observation, reward, terminated, truncated, info)"
 
 
-def _number(field: str, value: Any) -> float:
+def _number(field: str, value: Any) -> float | int:
     """One real number out of a scalar or an array of size 1."""
     if isinstance(value, (float, bool, int)):
         return value
@@ -320,7 +320,7 @@ def _number(field: str, value: Any) -> float:
         raise MalformedError(f"{field} is {short(value)}, expected one number") from error
     if array.size != 1 or array.dtype.kind not in "fiub":
         raise MalformedError(f"{field} is {short(value)}, expected one number")
-    number: float = array.item()
+    number: float | int = array.item()
     return number
 
 

@@ -47,7 +47,7 @@ def short(value: object) -> str:
 
 
 class Leaf:
-    """One array of an observation. `key` is empty where it is the whole; `start` is what its categories count from."""
+    """One array of an observation. `key` is empty where it is the whole; categories count from `start`."""
 
     def __init__(self, key: str, spec: ArraySpec, start: np.ndarray):
         self.key = key
@@ -98,13 +98,13 @@ class Leaf:
             raise MalformedError(f"{where} is {array[at]!s}, expected {expected}", int(at[0]) if lead else 0)
 
 
-def place(batch: Any, i: int, row: Any) -> None:
-    """Write one environment's observation into its row."""
+def place(batch: Any, at: int | np.ndarray, rows: Any) -> None:
+    """Write the observation of one environment, or of several, where it belongs in the batch."""
     if isinstance(batch, dict):
         for key, array in batch.items():
-            array[i] = row[key]
+            array[at] = rows[key]
     else:
-        batch[i] = row
+        batch[at] = rows
 
 
 type Tree = Leaf | dict[str, Tree] | tuple[Tree, ...]
@@ -214,8 +214,8 @@ class Actions:
         if isinstance(space, spaces.Box) and space.dtype.kind == "f":
             self._low, self._high = (np.asarray(b, np.float64).ravel() for b in (space.low, space.high))
             bounded = (self._low > -UNBOUNDED) & (self._high < UNBOUNDED)
-            self._scale = np.where(bounded, self._high / 2 - self._low / 2, 1.0)
-            self._middle = np.where(bounded, self._high / 2 + self._low / 2, 0.0)
+            low, high = np.where(bounded, self._low, -1.0), np.where(bounded, self._high, 1.0)
+            self._scale, self._middle = (high - low) / 2, (high + low) / 2
             self._edge = np.where(bounded, 1.0, np.inf)
             self.spec = Continuous(bounded.size, tuple(bounded.tolist()))
         elif isinstance(space, spaces.Discrete):

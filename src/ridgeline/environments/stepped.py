@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, UInt
 
 from ridgeline.environments.clock import Clock
 from ridgeline.types import Action, Environment, EnvSpec, HostEnvironment, Obs, Step
@@ -67,7 +67,7 @@ class Stepped:
 
 
 @jax.jit
-def _keys(seeds: Int[Array, " N"]) -> PRNGKeyArray:
+def _keys(seeds: UInt[Array, " N"]) -> PRNGKeyArray:
     keys: PRNGKeyArray = jax.vmap(jax.random.key)(seeds)
     return keys
 

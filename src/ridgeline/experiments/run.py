@@ -1,10 +1,10 @@
 """A run: one algorithm on one environment with several seeds, and the folder that holds all of it.
 
-    runs/NAME/config.json      what was asked for, complete
-              metrics.jsonl    a row for each seed at each log point
-              result.json      times and the final evaluation
-              report.html      the same, to look at
-              policies/seed-K.safetensors
+runs/NAME/config.json      what was asked for, complete
+          metrics.jsonl    a row for each seed at each log point
+          result.json      times and the final evaluation
+          report.html      the same, to look at
+          policies/seed-K.safetensors
 """
 
 import dataclasses
@@ -12,7 +12,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,17 +22,17 @@ import numpy as np
 
 import ridgeline
 from ridgeline.algorithms import REGISTRY, by_name
-from ridgeline.environments import Found, Named, make
+from ridgeline.environments import Found, make
 from ridgeline.errors import StorageError, UsageError
 from ridgeline.experiments.config import record_to_json, spec_to_json
 from ridgeline.experiments.policy import Policy, load_policy
 from ridgeline.experiments.presets import Preset, preset
 from ridgeline.experiments.sinks import Sink, open_sinks
 from ridgeline.report import curves, page, statistics
-from ridgeline.training.evaluation import Episodes, evaluate_compiled, evaluate_hosted
 from ridgeline.training.devices import seed_mesh
+from ridgeline.training.evaluation import Episodes, evaluate_compiled, evaluate_hosted
 from ridgeline.training.loop import Plan, Progress, iterate
-from ridgeline.training.runner import is_host, make_runner, prepare
+from ridgeline.training.runner import is_host, make_runner, prepare, required_bytes
 from ridgeline.types import Algorithm
 
 FINAL_EPISODES = 100
@@ -74,6 +73,7 @@ class Training:
             evaluations=settings.evaluations,
             evaluation_episodes=settings.evaluation_episodes,
         )
+        _check_memory(required_bytes(self.algorithm, env.spec, len(settings.seeds)))
         self.folder = _new_folder(settings, algorithm_name(algorithm), env.spec.id)
         self.seconds = {"import": ridgeline.import_seconds, "compile": 0.0, "run": 0.0}
         self._write_config()
@@ -135,6 +135,17 @@ class Training:
         _write_json(self.folder / "result.json", result)
         page.write(self.folder)
         return Run(self.folder)
+
+    def abandon(self) -> None:
+        """Keep what there is of a run that will not be finished: its policies and its rows."""
+        for sink in self._sinks:
+            sink.close()
+        if hasattr(self, "runner"):
+            policies = jax.device_get(self.runner.policies)
+            if all(np.isfinite(x).all() for x in jax.tree.leaves(policies)):
+                self.save_policies(policies)
+            self.runner.close()
+            page.write(self.folder)
 
     def save_policies(self, stacked: Any) -> None:
         """Write what acts now, of every seed."""
@@ -200,7 +211,7 @@ class Run:
 
 def train(
     algorithm: str | Algorithm[Any, Any],
-    env: Named,
+    env: Any,
     *,
     steps: int | None = None,
     seeds: int | Sequence[int] | None = None,
@@ -221,7 +232,7 @@ def train(
 
 def start(
     algorithm: str | Algorithm[Any, Any],
-    env: Named,
+    env: Any,
     *,
     steps: int | None = None,
     seeds: int | Sequence[int] | None = None,
@@ -253,7 +264,7 @@ def resolve(algorithm: str | Algorithm[Any, Any], env: Found) -> Preset:
 
 
 def evaluate(
-    policy: Policy, env: Named, *, episodes: int = FINAL_EPISODES, seed: int = FINAL_SEED, backend: str | None = None
+    policy: Policy, env: Any, *, episodes: int = FINAL_EPISODES, seed: int = FINAL_SEED, backend: str | None = None
 ) -> np.ndarray:
     """The returns [E] of greedy episodes. The same seed starts every policy alike, so compare pair by pair."""
     found = make(env, backend)
@@ -285,6 +296,8 @@ def backend_name(env: Found) -> str:
 def _check(settings: Settings) -> None:
     if settings.steps < 1:
         raise UsageError(f"steps is {settings.steps}: it must be at least 1")
+    if settings.steps > 10**15:
+        raise UsageError(f"steps is {settings.steps}: no machine gets so far, the most is 10¹⁵")
     if not settings.seeds:
         raise UsageError("no seeds: give at least one")
     if len(set(settings.seeds)) < len(settings.seeds):
@@ -296,6 +309,17 @@ def _check(settings: Settings) -> None:
     for seed in settings.seeds:
         if not 0 <= seed < 2**32:
             raise UsageError(f"seed {seed}: it must be from 0 to 2³² − 1")
+
+
+def _check_memory(needed: int) -> None:
+    if jax.default_backend() != "cpu" or not hasattr(os, "sysconf"):
+        return
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise UsageError(
+            f"the run needs at least {needed / 2**30:.1f} GiB and this machine has {there / 2**30:.1f} GiB: "
+            "lower num_envs, rollout_length, capacity, hidden or the number of seeds"
+        )
 
 
 def _new_folder(settings: Settings, algorithm: str, env: str) -> Path:
@@ -315,7 +339,9 @@ def _new_folder(settings: Settings, algorithm: str, env: str) -> Path:
                 number += 1
         (folder / "policies").mkdir()
     except OSError as error:
-        raise StorageError(f"{settings.out}: no run can be written there ({error.strerror}): give --out") from error
+        raise StorageError(
+            f"{settings.out}: no run can be written there ({error.strerror}): give --out"
+        ) from error
     return folder
 
 

@@ -70,9 +70,7 @@ class TensorBoard:
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:
-            raise UsageError(
-                "sink tensorboard needs a package: pip install 'ridgeline[tensorboard]'"
-            ) from error
+            raise UsageError("sink tensorboard needs a package: pip install 'ridgeline[tensorboard]'") from error
         self.folder, self.writer_type = folder / "tensorboard", SummaryWriter
         self.writers: dict[Any, Any] = {}
 

@@ -86,9 +86,7 @@ def learn(
 class Hosted:
     """Trains every seed on one host environment of S · N rows; holds what they have between chunks."""
 
-    def __init__(
-        self, algorithm: Algorithm[Any, Any], factory: HostFactory, seeds: tuple[int, ...]
-    ) -> None:
+    def __init__(self, algorithm: Algorithm[Any, Any], factory: HostFactory, seeds: tuple[int, ...]) -> None:
         self.algorithm, self.factory, self.seeds = algorithm, factory, seeds
         self.env = env = factory.build(len(seeds) * algorithm.num_envs)
         self.keys, self.states = begin(algorithm, np.asarray(seeds, np.uint32), spec=env.spec)
@@ -150,9 +148,7 @@ class Hosted:
             step = self.env.step(action)
             row = Transition(self.obs, action, step.reward, step.next_obs, step.terminated, step.truncated)
             if rows is None:
-                rows = jax.tree.map(
-                    lambda x: np.empty((self.algorithm.rollout_length, *x.shape), x.dtype), row
-                )
+                rows = jax.tree.map(lambda x: np.empty((self.algorithm.rollout_length, *x.shape), x.dtype), row)
             for store, x in zip(jax.tree.leaves(rows), jax.tree.leaves(row), strict=True):
                 store[t] = x
             self._follow(row, finished)

@@ -55,9 +55,15 @@ class Progress:
     steps: int
     total_steps: int
     seconds: float
+    num_seeds: int
     rows: tuple[Row, ...]
     evaluation: Episodes | None
     runner: Runner
+
+    @property
+    def steps_per_second(self) -> float:
+        """Environment steps of all seeds together, per second since the first."""
+        return self.steps * self.num_seeds / max(self.seconds, 1e-9)
 
     def policy(self, index: int) -> Any:
         """What acts now, of the seed at this index."""
@@ -92,7 +98,8 @@ def iterate(runner: Runner, plan: Plan, seeds: tuple[int, ...], first: int = 0) 
             clock = {"time/wall": round(now - begun, 3), "time/fps": round(fps)}
             rows = tuple(_row(summary, evaluation, i, seed, steps, clock) for i, seed in enumerate(seeds))
             summary, logged, since = None, done, time.perf_counter()
-        yield Progress(steps, plan.steps, time.perf_counter() - begun, rows, evaluation, runner)
+        seconds = time.perf_counter() - begun
+        yield Progress(steps, plan.steps, seconds, len(seeds), rows, evaluation, runner)
 
 
 def _row(

@@ -14,7 +14,7 @@ from ridgeline.training.compiled import Summary, begin, chunk
 from ridgeline.training.devices import pad_seeds, seed_mesh
 from ridgeline.training.evaluation import Episodes, evaluate_compiled, evaluation_keys, play
 from ridgeline.training.hosted import Hosted
-from ridgeline.types import Algorithm, Environment, HostFactory
+from ridgeline.types import Algorithm, Environment, EnvSpec, HostFactory, example_transition
 
 
 class Runner(Protocol):
@@ -40,9 +40,7 @@ class Runner(Protocol):
 class Compiled:
     """Trains every seed on a JAX environment, its lanes shared out over the devices."""
 
-    def __init__(
-        self, algorithm: Algorithm[Any, Any], env: Environment[Any], seeds: tuple[int, ...]
-    ) -> None:
+    def __init__(self, algorithm: Algorithm[Any, Any], env: Environment[Any], seeds: tuple[int, ...]) -> None:
         self.algorithm, self.env, self.num_seeds = algorithm, env, len(seeds)
         self.mesh = seed_mesh(len(seeds))
         padded = pad_seeds(seeds, self.mesh)
@@ -55,9 +53,7 @@ class Compiled:
         if episodes:
             policies = self.algorithm.policy(self.lanes.state)
             keys = evaluation_keys(0, episodes)
-            jax.block_until_ready(
-                play(self.algorithm, self.env, policies, keys, np.int32(0), mesh=self.mesh)
-            )
+            jax.block_until_ready(play(self.algorithm, self.env, policies, keys, np.int32(0), mesh=self.mesh))
 
     def run(self, first: int, count: int, total: float) -> Summary:
         """`count` iterations of every seed, from the one numbered `first`."""
@@ -76,9 +72,7 @@ class Compiled:
     def evaluate(self, seed: int, episodes: int) -> Episodes:
         """Greedy episodes [S, E], from starts that `seed` decides."""
         policies = self.algorithm.policy(self.lanes.state)
-        return self._of_seeds(
-            evaluate_compiled(self.algorithm, self.env, policies, seed, episodes, self.mesh)
-        )
+        return self._of_seeds(evaluate_compiled(self.algorithm, self.env, policies, seed, episodes, self.mesh))
 
     def close(self) -> None:
         """Nothing to free."""
@@ -105,6 +99,17 @@ def prepare[Record: Algorithm[Any, Any]](algorithm: Record) -> Record:
     """The record as runners take it: every value checked, its floats arrays, so that none of them retraces."""
     _check_values(algorithm)
     return jax.tree.map(_real, algorithm)
+
+
+def required_bytes(algorithm: Algorithm[Any, Any], spec: EnvSpec, num_seeds: int) -> int:
+    """What the states of all seeds and one rollout each hold, in bytes; a lower bound on what a run needs."""
+
+    def total(tree: PyTree[Any], each: int = 1) -> int:
+        return sum(x.size * x.dtype.itemsize * each for x in jax.tree.leaves(tree))
+
+    state = jax.eval_shape(lambda: algorithm.init(jax.random.key(0), spec))
+    row = jax.eval_shape(lambda: example_transition(spec))
+    return num_seeds * (total(state) + total(row, algorithm.num_envs * algorithm.rollout_length))
 
 
 def _real(x: float) -> np.ndarray:
