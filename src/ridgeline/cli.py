@@ -160,7 +160,7 @@ def _train(words: list[str]) -> int:
     from ridgeline.environments import BACKENDS, make
     from ridgeline.experiments.progress import show
     from ridgeline.experiments.run import resolve
-    from ridgeline.training.runner import is_host
+    from ridgeline.types import HostFactory
 
     if (backend := _peek(rest, "--backend")) not in (None, *BACKENDS):
         raise UsageError(f"no backend {backend!r}: {_nearest(str(backend), list(BACKENDS))}")
@@ -170,7 +170,7 @@ def _train(words: list[str]) -> int:
     found = make(env, backend)
     chosen = resolve(algorithm, found)
     kind = dataclasses.make_dataclass("Train", [("run", TrainFlags), ("algorithm", type(chosen.algorithm))])
-    default = kind(TrainFlags(chosen.steps, "3" if is_host(found) else "10"), chosen.algorithm)
+    default = kind(TrainFlags(chosen.steps, "3" if isinstance(found, HostFactory) else "10"), chosen.algorithm)
     flags: Any = _parse(kind, default, f"ridgeline train {algorithm} {env}", rest)
     run: TrainFlags = flags.run
     training = ridgeline.start(
@@ -210,7 +210,7 @@ def _use_all_cores(device: str | None) -> None:
     if device is not None:
         jax.config.update("jax_platforms", "cuda" if device == "gpu" else device)
     jax.config.update(
-        "jax_num_cpu_devices", os.process_cpu_count() if sys.version_info >= (3, 13) else os.cpu_count()
+        "jax_num_cpu_devices", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     )
     try:
         jax.devices()

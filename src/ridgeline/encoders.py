@@ -16,7 +16,8 @@ from ridgeline.types import ACTION_MASK, ArraySpec, Obs, ObservationSpec, exampl
 
 type Activation = Literal["tanh", "relu", "elu", "silu"]
 # Builds a custom network: (key, observation spec) → a module that maps one observation to a vector of features.
-type EncoderBuilder = Callable[[PRNGKeyArray, ObservationSpec], eqx.Module]
+type Encode = Callable[[Obs], Float[Array, "n"]]
+type EncoderBuilder = Callable[[PRNGKeyArray, ObservationSpec], Encode]
 
 _ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "elu": jax.nn.elu, "silu": jax.nn.silu}
 
@@ -155,7 +156,7 @@ def build_encoder(
     hidden: tuple[int, ...],
     activation: Activation,
     custom: EncoderBuilder | None,
-) -> tuple[eqx.Module, int]:
+) -> tuple[Encode, int]:
     """The encoder, `custom` if the user gave one, and the number of features it yields."""
     module = custom(key, spec) if custom else Encoder.create(key, spec, hidden, activation)
     features = jax.eval_shape(module, example_obs(spec))

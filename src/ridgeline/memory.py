@@ -1,19 +1,19 @@
 """The memory of off-policy algorithms: a ring of transitions [rows, N], and how an algorithm learns from it."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ridgeline.errors import UsageError
 from ridgeline.returns import n_step
 from ridgeline.types import Action, EnvSpec, Metrics, Obs, Rollout, Steps, Transition, example_transition, size
 
 
-class Batch(NamedTuple):
+class Batch(eqx.Module):
     """Windows of k ≤ n steps as a learner reads them; leading axis: the batch.
 
     `reward` is Σ_{i<k} γⁱ rᵢ, `discount` is γᵏ (1 − terminated), `next_obs` the state after the k steps.
@@ -52,11 +52,13 @@ class Memory(eqx.Module):
     def add(self, transitions: Transition) -> "Memory":
         """Write a rollout [T, N] at the head, T ≤ rows; a write that crosses the end wraps."""
         length = transitions.reward.shape[0]
-        if length == 1:  # one row never wraps, and a slice is written in place
-            put = lambda ring, x: jax.lax.dynamic_update_index_in_dim(ring, x[0], self.head, 0)  # noqa: E731
-        else:
-            index = (self.head + jnp.arange(length)) % self.rows
-            put = lambda ring, x: ring.at[index].set(x, unique_indices=True)  # noqa: E731
+        index = (self.head + jnp.arange(length)) % self.rows
+
+        def put(ring: Array, x: Array) -> Array:
+            if length == 1:  # one row never wraps, and a slice is written in place
+                return jax.lax.dynamic_update_index_in_dim(ring, x[0], self.head, 0)
+            return ring.at[index].set(x, unique_indices=True)
+
         return Memory(
             jax.tree.map(put, self.data, transitions),
             (self.head + length) % self.rows,
@@ -82,19 +84,21 @@ class Memory(eqx.Module):
         ended = self.data.ended[rows, column] if n > 1 else jnp.zeros(1, bool)
         held = (ages < self.filled) & ~jnp.concatenate([jnp.zeros(1, bool), ended[:-1]])
         reward, k = n_step(self.data.reward[rows, column], held, gamma)
-        last = rows[k - 1]
-        following = (last + 1) % self.rows
-        read = lambda x, row: jax.tree.map(lambda a: a[row, column], x)  # noqa: E731
-        terminated, truncated = self.data.terminated[last, column], self.data.truncated[last, column]
+        first, last, following = rows[0], rows[k - 1], (rows[k - 1] + 1) % self.rows
+
+        def read(x: PyTree[Array], row: Int[Array, ""]) -> PyTree[Array]:
+            return jax.tree.map(lambda a: a[row, column], x)
+
+        terminated = self.data.terminated[last, column]
         return Batch(
-            obs=read(self.data.obs, rows[0]),
-            action=read(self.data.action, rows[0]),
+            obs=read(self.data.obs, first),
+            action=read(self.data.action, first),
             reward=reward,
             next_obs=read(self.data.next_obs, last),
             next_action=read(self.data.action, following),
-            continues=~(terminated | truncated) & (age + k < self.filled),
+            continues=~self.data.ended[last, column] & (age + k < self.filled),
             discount=jnp.where(terminated, 0, gamma ** k.astype(reward.dtype)),
-            index=jnp.stack([rows[0], column]),
+            index=jnp.stack([first, column]),
         )
 
 

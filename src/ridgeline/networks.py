@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ridgeline.distributions import Categorical, DiagonalGaussian, Distribution, Product
-from ridgeline.encoders import Linear
+from ridgeline.encoders import Encode, Linear
 from ridgeline.types import ACTION_MASK, ActionSpec, Continuous, Discrete, MultiDiscrete, Obs
 
 
@@ -51,8 +51,8 @@ class PolicyHead(eqx.Module):
 class ActorCritic(eqx.Module):
     """π_θ(·|s) and V_θ(s), with a shared encoder or one each."""
 
-    encoder: eqx.Module
-    critic_encoder: eqx.Module | None
+    encoder: Encode
+    critic_encoder: Encode | None
     policy: PolicyHead
     value: Linear
 
@@ -72,7 +72,7 @@ class ActorCritic(eqx.Module):
 class ActionValues(eqx.Module):
     """Q(s, ·) for discrete actions; dueling: Q = V + A − mean A (Wang et al. 2016, eq. 9)."""
 
-    encoder: eqx.Module
+    encoder: Encode
     advantage: Linear
     value: Linear | None
 

@@ -16,8 +16,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 ACTION_MASK = "action_mask"
 
-type Obs = PyTree[Array | np.ndarray]
-type Action = Array | np.ndarray
+# Arrays are JAX's inside a compiled function and NumPy's on a host, so records of both say Any for their kind.
+type Obs = PyTree[Any]
+type Action = Any
 type Carry = PyTree[Array]
 type Metrics = dict[str, Float[Array, ""]]
 
@@ -98,9 +99,9 @@ class Step(NamedTuple):
     """What an action led to. `next_obs` is the true successor, never the first observation after a reset."""
 
     next_obs: Obs
-    reward: Float[Array, "..."] | np.ndarray
-    terminated: Bool[Array, "..."] | np.ndarray
-    truncated: Bool[Array, "..."] | np.ndarray
+    reward: Float[Any, "..."]
+    terminated: Bool[Any, "..."]
+    truncated: Bool[Any, "..."]
 
 
 class Transition(NamedTuple):
@@ -108,13 +109,13 @@ class Transition(NamedTuple):
 
     obs: Obs
     action: Action
-    reward: Float[Array, "..."]
+    reward: Float[Any, "..."]
     next_obs: Obs
-    terminated: Bool[Array, "..."]
-    truncated: Bool[Array, "..."]
+    terminated: Bool[Any, "..."]
+    truncated: Bool[Any, "..."]
 
     @property
-    def ended(self) -> Bool[Array, "..."]:
+    def ended(self) -> Bool[Any, "..."]:
         """Whether the episode ended here, for either reason."""
         return self.terminated | self.truncated
 
@@ -132,9 +133,9 @@ class Steps(NamedTuple):
     `taken` and `total` are floats: they feed schedules, and int32 would end at 2.1e9.
     """
 
-    taken: Float[Array, ""]
-    total: Float[Array, ""]
-    iteration: Int[Array, ""]
+    taken: Float[Any, ""]
+    total: Float[Any, ""]
+    iteration: Int[Any, ""]
 
     @property
     def progress(self) -> Float[Array, ""]:

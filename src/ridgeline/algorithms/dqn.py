@@ -4,8 +4,9 @@
 2. act ε-greedily on Q_φ, add (s, a, s′, r) to the memory                      `epsilon_greedy`, `Replay.study`
 3. φ ← φ − α Σᵢ ∇Q_φ(sᵢ, aᵢ) (Q_φ(sᵢ, aᵢ) − [r + γ max_a′ Q_φ′(s′ᵢ, a′)])      `td_target`, `td_loss`
 
-No gradient flows through the bracket. It is r alone where s′ is terminal, and bootstraps where the episode was only
-cut by a time limit. Convergence is not guaranteed: the max backup contracts in ∞-norm, the regression projects in L2.
+No gradient flows through the bracket. It is r alone where s′ is terminal, and bootstraps where the episode was
+only cut by a time limit. Convergence is not guaranteed: the max backup contracts in ∞-norm, the regression
+projects in L2.
 """
 
 import equinox as eqx

@@ -12,7 +12,8 @@ for each iteration:                                                             
 π_θ and V_θ share parameters (`shared`), and every rollout comes from the newest policy.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -160,7 +161,7 @@ class PPO(Algorithm[State, Policy]):
         learning_rate = self.learning_rate * (1 - self.learning_rate_anneal * steps.progress)
         clip_range = self.clip_range * (1 - self.clip_anneal * steps.progress)
 
-        def learn(learner: tuple[ActorCritic, PyTree[Array]], batch: Sample) -> tuple[tuple, Metrics]:
+        def learn(learner: tuple[ActorCritic, PyTree[Array]], batch: Sample) -> tuple[Any, Metrics]:
             network, optimiser = learner
             gradient, metrics = jax.grad(self.objective, has_aux=True)(network, batch, clip_range)
             network, optimiser, norm = descend(
@@ -185,14 +186,17 @@ class PPO(Algorithm[State, Policy]):
 
     def samples(self, policy: Policy, x: Transition) -> Sample:
         """Rows [T · N] with what θ_old says of them: log π_θold(a|s), Â and V^targ = Â + V_θold(s)."""
-        over = lambda f: jax.vmap(jax.vmap(f))  # noqa: E731
-        obs = over(policy.read)(x.obs)
-        pi, value = over(policy.network)(obs)
-        next_value = over(lambda s: policy.network.state_value(policy.read(s)))(x.next_obs)
+
+        def everywhere(function: Callable[..., Any], *rows: Any) -> Any:
+            return jax.vmap(jax.vmap(function))(*rows)
+
+        obs = everywhere(policy.read, x.obs)
+        pi, value = everywhere(policy.network, obs)
+        next_value = everywhere(lambda s: policy.network.state_value(policy.read(s)), x.next_obs)
         advantage = jax.vmap(gae, in_axes=(1, 1, 1, 1, 1, None, None), out_axes=1)(
             x.reward, value, next_value, x.terminated, x.ended, self.gamma, self.gae_lambda
         )
-        rows = Sample(obs, x.action, over(log_prob)(pi, x.action), advantage, advantage + value)
+        rows = Sample(obs, x.action, everywhere(log_prob, pi, x.action), advantage, advantage + value)
         return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), rows)
 
     def objective(

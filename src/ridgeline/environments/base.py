@@ -42,12 +42,15 @@ def advance(env: Environment[Any], running: Running, action: Action) -> tuple[Ru
 
     def restart() -> Running:
         fresh = start_episodes(env, running.key, running.episode + 1)
-        return where_ended(ended, fresh._replace(key=()), stay._replace(key=()))._replace(key=running.key)
+        return Running(running.key, *where_ended(ended, tuple(fresh[1:]), tuple(stay[1:])))
 
     return jax.lax.cond(jnp.any(ended), restart, lambda: stay), step
 
 
 def where_ended(ended: Bool[Array, "N"], fresh: PyTree[Array], old: PyTree[Array]) -> PyTree[Array]:
     """Row by row, `fresh` where an episode ended and `old` elsewhere."""
-    rows = lambda x: jnp.reshape(ended, (-1,) + (1,) * (x.ndim - 1))  # noqa: E731
-    return jax.tree.map(lambda new, kept: jnp.where(rows(kept), new, kept), fresh, old)
+
+    def one(new: Array, kept: Array) -> Array:
+        return jnp.where(jnp.reshape(ended, (-1,) + (1,) * (kept.ndim - 1)), new, kept)
+
+    return jax.tree.map(one, fresh, old)

@@ -44,6 +44,7 @@ class EnvPoolFactory:
             raise UsageError(f"EnvPool's {env} has several players: only one is supported")
         with _quiet():
             self._spaces = described.gymnasium_observation_space, described.gymnasium_action_space
+        threshold = described.reward_threshold
         own_limit = described.config.max_episode_steps
         self._options = options
         self.spec = EnvSpec(
@@ -51,7 +52,7 @@ class EnvPoolFactory:
             Observations(self._spaces[0]).spec,
             Actions(self._spaces[1]).spec,
             max_episode_steps or (own_limit if own_limit < INT32_MAX else None),
-            described.reward_threshold,
+            float(threshold) if threshold is not None else None,
         )
 
     def build(self, num_envs: int) -> HostEnvironment:

@@ -13,7 +13,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -49,7 +49,7 @@ class GymnasiumFactory:
     def __init__(
         self,
         env: str | Maker | GymEnv,
-        vector: Literal["sync", "async"] = "sync",
+        vector: str = "sync",
         max_episode_steps: int | None = None,
         timeout: float = 60.0,
         **options: Any,
@@ -63,6 +63,7 @@ class GymnasiumFactory:
         self._vector = vector
         self._timeout = timeout
         self._instance: GymEnv | None = None
+        self._serving: Synchronous | None = None
         self._make: Maker
         limit = max_episode_steps
         if isinstance(env, str):
@@ -76,6 +77,7 @@ class GymnasiumFactory:
             self._make = env
         probe = _open(self._make)
         try:
+            threshold = probe.spec.reward_threshold if probe.spec else None
             self._space = probe.observation_space
             self._action_space = probe.action_space
             self.spec = EnvSpec(
@@ -83,7 +85,7 @@ class GymnasiumFactory:
                 Observations(self._space).spec,
                 Actions(self._action_space).spec,
                 _shorter_limit(limit, probe),
-                probe.spec.reward_threshold if probe.spec else None,
+                float(threshold) if threshold is not None else None,
             )
         finally:
             if self._instance is None:
@@ -99,10 +101,18 @@ class GymnasiumFactory:
                 f"one instance of {self.spec.id} cannot serve as {num_envs} environments ({self._vector}): pass a "
                 "callable that returns a new environment"
             )
+        if self._serving is not None and not self._serving.closed:
+            raise UsageError(
+                f"the instance of {self.spec.id} is in use, and training and evaluation need one each: pass a "
+                "callable that returns a new environment"
+            )
         guards = [Guard(i, self._make, self._space, self._action_space) for i in range(num_envs)]
         if self._vector == "async":
             return Asynchronous(self.spec, guards, self._timeout)
-        return Synchronous(self.spec, guards)
+        built = Synchronous(self.spec, guards, owned=self._instance is None)
+        if self._instance is not None:
+            self._serving = built
+        return built
 
 
 def find(name: str) -> gymnasium.envs.registration.EnvSpec:
@@ -142,7 +152,12 @@ def one_line(error: BaseException) -> str:
 
 
 def _make(registered: gymnasium.envs.registration.EnvSpec, options: dict[str, Any]) -> GymEnv:
-    return gymnasium.make(registered, max_episode_steps=-1, disable_env_checker=True, **options)
+    try:
+        return gymnasium.make(registered, max_episode_steps=-1, disable_env_checker=True, **options)
+    except TypeError as error:
+        if options:
+            raise UsageError(f"{registered.id} refused the options {options}: {one_line(error)}") from error
+        raise
 
 
 def _same(env: GymEnv) -> GymEnv:
@@ -156,6 +171,8 @@ def construct(make: Maker, where: str = "environment") -> Any:
     """
     try:
         return make()
+    except RidgelineError:
+        raise
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
         text = one_line(error)
         extra = next((name for name in EXTRAS if name in text.lower()), None)
@@ -357,9 +374,14 @@ def _canonical(observations: Observations) -> gymnasium.Space[Any]:
 
 
 class Synchronous:
-    """Environments stepped one after another in this process. A `HostEnvironment`."""
+    """Environments stepped one after another in this process. A `HostEnvironment`.
 
-    def __init__(self, spec: EnvSpec, guards: list[Guard]):
+    Closing it closes the environments that are `owned`; an instance stays its user's.
+    """
+
+    def __init__(self, spec: EnvSpec, guards: list[Guard], owned: bool):
+        self.closed = False
+        self._owned = owned
         self.spec = spec
         self.num_envs = len(guards)
         self._guards = guards
@@ -398,8 +420,10 @@ class Synchronous:
 
     def close(self) -> None:
         """Close every environment."""
-        for guard in self._guards:
-            guard.close()
+        self.closed = True
+        if self._owned:
+            for guard in self._guards:
+                guard.close()
 
 
 class Asynchronous:

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, UInt
+from jaxtyping import Array, Bool, Int, Key, PRNGKeyArray, PyTree, UInt
 
 from ridgeline.environments.clock import Clock
 from ridgeline.types import Action, Environment, EnvSpec, HostEnvironment, Obs, Step
@@ -41,9 +41,9 @@ class Stepped:
         self._keys = self.episode_keys(np.zeros(num_envs, np.int64))
         self._state, _ = _reset(env, self._keys)
 
-    def episode_keys(self, seeds: np.ndarray) -> PRNGKeyArray:
+    def episode_keys(self, seeds: np.ndarray) -> Key[Array, " N"]:
         """One key for each seed; tests override it."""
-        keys: PRNGKeyArray = _keys(jnp.asarray(seeds.astype(np.uint32)))
+        keys: Key[Array, " N"] = _keys(jnp.asarray(seeds.astype(np.uint32)))
         return keys
 
     def reset(self, seeds: np.ndarray, mask: np.ndarray) -> Obs:
@@ -67,19 +67,23 @@ class Stepped:
 
 
 @jax.jit
-def _keys(seeds: UInt[Array, " N"]) -> PRNGKeyArray:
-    keys: PRNGKeyArray = jax.vmap(jax.random.key)(seeds)
+def _keys(seeds: UInt[Array, " N"]) -> Key[Array, " N"]:
+    keys: Key[Array, " N"] = jax.vmap(jax.random.key)(seeds)
     return keys
 
 
 @eqx.filter_jit
-def _reset(env: Environment[Any], keys: PRNGKeyArray) -> tuple[PyTree[Array], Obs]:
+def _reset(env: Environment[Any], keys: Key[Array, " N"]) -> tuple[PyTree[Array], Obs]:
     return jax.vmap(lambda key: env.reset(jax.random.fold_in(key, 0)))(keys)
 
 
 @eqx.filter_jit
 def _step(
-    env: Environment[Any], keys: PRNGKeyArray, elapsed: Int[Array, " N"], state: PyTree[Array], actions: Action
+    env: Environment[Any],
+    keys: Key[Array, " N"],
+    elapsed: Int[Array, " N"],
+    state: PyTree[Array],
+    actions: Action,
 ) -> tuple[PyTree[Array], Step]:
     def step(key: PRNGKeyArray, t: Int[Array, ""], state: PyTree[Array], action: Action) -> Any:
         return env.step(jax.random.fold_in(key, t), state, action)

@@ -28,7 +28,7 @@ def _value_to_json(value: Any) -> Any:
 
 
 def record_from_json[Record: eqx.Module](default: Record, data: dict[str, Any], where: str) -> Record:
-    """`default` with its fields replaced by those of a JSON object; `FileError` names a field that does not fit."""
+    """`default` with its fields replaced by those of a JSON object; `FileError` names one that does not fit."""
     names = {f.name for f in dataclasses.fields(default)}
     for name, value in data.items():
         if name not in names:

@@ -78,7 +78,8 @@ def load_policy(path: str | Path, algorithm: Algorithm[Any, Any] | None = None) 
         if header["schema"] != _SCHEMA:
             raise FileError(f"{path}: schema {header['schema']}, and this version reads {_SCHEMA}")
         if algorithm is None:
-            algorithm = record_from_json(REGISTRY[header["algorithm"]](), header["hyperparameters"], str(path))
+            default: Any = REGISTRY[header["algorithm"]]
+            algorithm = record_from_json(default(), header["hyperparameters"], str(path))
         spec = spec_from_json(header["spec"], str(path))
     except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise FileError(f"{path}: not a readable policy ({error}): train again or restore it") from error

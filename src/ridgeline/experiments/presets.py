@@ -46,7 +46,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             learning_rate=2.3e-3,
             epsilon_end=0.04,
             exploration_fraction=0.16,
-            target_period=10,
+            target_period=128,  # the zoo's 10 environment steps pass 25 times while acting, unseen by learning
             hidden=(256, 256),
             replay=Replay(capacity=100_000, batch_size=64, warmup=1_000, updates=128),
         ),

@@ -1,4 +1,4 @@
-"""What a run says on the terminal: a live line while it works, plain lines where nobody watches, a table at its end."""
+"""What a run says on the terminal: a live line while it works, plain lines where nobody watches, a table."""
 
 import sys
 from typing import Any
@@ -16,7 +16,7 @@ from ridgeline.report.result import read_result, summary
 from ridgeline.report.statistics import bootstrap_interval, interquartile_mean
 from ridgeline.report.text import duration
 from ridgeline.training import loop
-from ridgeline.training.runner import is_host
+from ridgeline.types import HostFactory
 
 _PLAIN_LINES = 10
 
@@ -38,7 +38,7 @@ def show(training: Training, quiet: bool) -> Run:
         try:
             reporter.phase("compiling")
             training.compile()
-            if not is_host(training.env):
+            if not isinstance(training.env, HostFactory):
                 reporter.note(f"compiled in {training.seconds['compile']:.1f} s")
             reporter.phase("training")
             for progress in training:
@@ -129,7 +129,8 @@ class Watched(Silent):
     def progress(self, progress: loop.Progress) -> None:
         """Move the bar."""
         self.last.take(progress)
-        facts = f"{100 * progress.steps / progress.total_steps:3.0f} %  {self.last}  {_speed(progress)}  {_left(progress)} left"
+        share = 100 * progress.steps / progress.total_steps
+        facts = f"{share:3.0f} %  {self.last}  {_speed(progress)}  {_left(progress)} left"
         self.bar.update(self.task, total=progress.total_steps, completed=progress.steps, facts=facts)
 
 

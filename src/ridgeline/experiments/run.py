@@ -32,8 +32,8 @@ from ridgeline.report import curves, page, statistics
 from ridgeline.training.devices import seed_mesh
 from ridgeline.training.evaluation import Episodes, evaluate_compiled, evaluate_hosted
 from ridgeline.training.loop import Plan, Progress, iterate
-from ridgeline.training.runner import is_host, make_runner, prepare, required_bytes
-from ridgeline.types import Algorithm
+from ridgeline.training.runner import make_runner, prepare, required_bytes
+from ridgeline.types import Algorithm, HostFactory
 
 FINAL_EPISODES = 100
 # Starts of the final evaluation; those of evaluations on the way come from Plan.evaluation_seed.
@@ -245,7 +245,7 @@ def start(
     found = make(env, backend)
     chosen = resolve(algorithm, found)
     if seeds is None:
-        seeds = 3 if is_host(found) else 10
+        seeds = 3 if isinstance(found, HostFactory) else 10
     if isinstance(seeds, int):
         seeds = range(seeds)
     options = {"out": Path("runs")} | settings
@@ -278,7 +278,7 @@ def play_policies(
     algorithm: Algorithm[Any, Any], env: Found, stacked: Any, count: int, episodes: int, seed: int
 ) -> Episodes:
     """Greedy episodes [count, E] of policies on a leading axis."""
-    if is_host(env):
+    if isinstance(env, HostFactory):
         return evaluate_hosted(algorithm, env, stacked, seed, episodes)
     return evaluate_compiled(algorithm, env, stacked, seed, episodes, seed_mesh(1))
 
@@ -290,7 +290,7 @@ def algorithm_name(algorithm: Algorithm[Any, Any]) -> str:
 
 def backend_name(env: Found) -> str:
     """What steps the environment."""
-    return getattr(env, "backend", "host") if is_host(env) else "jax"
+    return getattr(env, "backend", "host") if isinstance(env, HostFactory) else "jax"
 
 
 def _check(settings: Settings) -> None:

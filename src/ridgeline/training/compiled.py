@@ -33,12 +33,12 @@ class Summary(NamedTuple):
     `broken` counts the iterations after which a parameter was not finite.
     """
 
-    metrics: dict[str, Float[Array, ""]]
-    counts: dict[str, Float[Array, ""]]
-    broken: Float[Array, ""]
-    episodes: Float[Array, ""]
-    return_sum: Float[Array, ""]
-    length_sum: Float[Array, ""]
+    metrics: dict[str, Float[Any, ""]]
+    counts: dict[str, Float[Any, ""]]
+    broken: Float[Any, ""]
+    episodes: Float[Any, ""]
+    return_sum: Float[Any, ""]
+    length_sum: Float[Any, ""]
 
 
 def key_for(seed_key: PRNGKeyArray, use: str) -> PRNGKeyArray:
@@ -148,5 +148,8 @@ def chunk(
 @functools.partial(jax.jit, static_argnames="mesh")
 def begin(algorithm: Algorithm[Any, Any], env: Environment[Any], seeds: Int[Array, "S"], *, mesh: Mesh) -> Lane:
     """Every seed before its first step."""
-    one_seed = lambda seed, shared: begin_lane(*shared, jax.random.key(seed))  # noqa: E731
+
+    def one_seed(seed: Int[Array, ""], shared: tuple[Any, Any]) -> Lane:
+        return begin_lane(*shared, jax.random.key(seed))
+
     return over_seeds(one_seed, mesh, (seeds,), (algorithm, env))

@@ -19,8 +19,8 @@ LONGEST_EPISODE = 100_000
 class Episodes(NamedTuple):
     """Undiscounted returns and lengths [S, E] of S seeds' policies over the same E starts."""
 
-    returns: np.ndarray
-    lengths: np.ndarray
+    returns: Float[Any, "S E"]
+    lengths: Int[Any, "S E"]
 
 
 def evaluation_keys(seed: int, count: int) -> PRNGKeyArray:
@@ -92,8 +92,7 @@ def greedy_everywhere(
 ) -> tuple[Action, Carry]:
     """Greedy actions [S, K] of S policies, each for K environments."""
     keys = jax.random.split(key, jax.tree.leaves(obs)[0].shape[:2])
-    one_policy = lambda k, p, c, o: jax.vmap(algorithm.greedy, (0, None, 0, 0))(k, p, c, o)  # noqa: E731
-    return map_seeds(one_policy, keys, policies, carry, obs)
+    return map_seeds(jax.vmap(algorithm.greedy, (0, None, 0, 0)), keys, policies, carry, obs)
 
 
 def evaluate_compiled(

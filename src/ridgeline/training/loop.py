@@ -112,7 +112,7 @@ def _row(
 ) -> Row:
     """One seed's means since its last row, under SB3's names; None where nothing was measured."""
 
-    def mean(total: np.ndarray, count: np.ndarray) -> float | None:
+    def mean(total: Any, count: Any) -> float | None:
         return float(total[index] / count[index]) if count[index] else None
 
     row: Row = {"steps": steps, "seed": seed, **clock}

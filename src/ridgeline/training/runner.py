@@ -85,14 +85,9 @@ def make_runner(
     algorithm: Algorithm[Any, Any], env: Environment[Any] | HostFactory, seeds: tuple[int, ...]
 ) -> Runner:
     """The runner for this kind of environment."""
-    if is_host(env):
+    if isinstance(env, HostFactory):
         return Hosted(algorithm, env, seeds)
     return Compiled(algorithm, env, seeds)
-
-
-def is_host(env: Environment[Any] | HostFactory) -> bool:
-    """Whether an environment is stepped from Python."""
-    return hasattr(env, "build")
 
 
 def prepare[Record: Algorithm[Any, Any]](algorithm: Record) -> Record:
