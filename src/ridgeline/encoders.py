@@ -63,8 +63,8 @@ class MLP(eqx.Module):
 class CNN(eqx.Module):
     """The convolutions of DQN (Mnih et al. 2015): 32 of 8×8/4, 64 of 4×4/2, 64 of 3×3/1, 512 units; relu."""
 
-    kernels: tuple[Float[Array, "h w i o"], ...]
-    biases: tuple[Float[Array, "o"], ...]
+    kernels: tuple[Float[Array, "_ _ _ _"], ...]
+    biases: tuple[Float[Array, "_"], ...]
     dense: Linear
     channels_first: bool = eqx.field(static=True)
 

@@ -97,7 +97,7 @@ class Memory(eqx.Module):
             next_obs=read(self.data.next_obs, last),
             next_action=read(self.data.action, following),
             continues=~self.data.ended[last, column] & (age + k < self.filled),
-            discount=jnp.where(terminated, 0, gamma ** k.astype(reward.dtype)),
+            discount=jnp.where(terminated, 0, gamma**k),
             index=jnp.stack([first, column]),
         )
 

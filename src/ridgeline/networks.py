@@ -24,7 +24,9 @@ class PolicyHead(eqx.Module):
     spec: ActionSpec = eqx.field(static=True)
 
     @classmethod
-    def create(cls, key: PRNGKeyArray, features: int, spec: ActionSpec, log_std: float = 0.0) -> "PolicyHead":
+    def create(
+        cls, key: PRNGKeyArray, features: int, spec: ActionSpec, log_std: Float[Array, ""] | float = 0.0
+    ) -> "PolicyHead":
         """Weights × 0.01, so that the first policy is nearly uniform."""
         match spec:
             case Discrete(count):

@@ -41,8 +41,8 @@ class Normaliser(eqx.Module):
     @classmethod
     def create(cls, shape: tuple[int, ...]) -> "Normaliser":
         """Statistics of nothing yet, for data of this shape."""
-        zero, zeros, ones = jnp.zeros(()), jnp.zeros(shape), jnp.ones(shape)
-        return cls(Total(zero, zero), Total(zeros, zeros), Total(ones, zeros))
+        zero, zeros = jnp.zeros(()), jnp.zeros(shape)
+        return cls(Total(zero, zero), Total(zeros, zeros), Total(zeros, zeros))
 
     def fold(self, x: Float[Array, "batch *shape"]) -> "Normaliser":
         """The statistics with a batch [B, ...] added."""
@@ -58,8 +58,8 @@ class Normaliser(eqx.Module):
 
     @property
     def deviation(self) -> Float[Array, "*shape"]:
-        """√(variance + 1e-8)."""
-        return jnp.sqrt(self.variance.value + 1e-8)
+        """√(variance + 1e-8); 1 before any data."""
+        return jnp.where(self.count.value > 0, jnp.sqrt(self.variance.value + 1e-8), 1)
 
 
 class RewardNormaliser(eqx.Module):

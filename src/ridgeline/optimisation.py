@@ -31,7 +31,7 @@ def descend[Params: PyTree[Array]](
 
     Adam is Kingma & Ba (2015), SGD takes g as it is. Returns parameters, optimiser state and ‖g‖ before clipping.
     """
-    norm = optax.global_norm(gradient)
+    norm = optax.tree.norm(gradient)
     scale = jnp.minimum(1, max_norm / (norm + 1e-6))
     gradient = jax.tree.map(lambda g: g * scale, gradient)
     updates, state = _TRANSFORMS[name].update(gradient, state)

@@ -45,11 +45,11 @@ def n_step(
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """(Σ_{i<k} γⁱ rᵢ, k), where k is the number of leading rows that are `valid`."""
     leading = jnp.cumprod(valid.astype(reward.dtype))
-    powers = gamma ** jnp.arange(reward.shape[0], dtype=reward.dtype)
+    powers = gamma ** jnp.arange(reward.shape[0])
     return jnp.sum(leading * powers * reward), jnp.sum(leading).astype(int)
 
 
 def explained_variance(value: Float[Array, "n"], target: Float[Array, "n"]) -> Float[Array, ""]:
     """1 − Var[target − value] / Var[target]: 1 is perfect, 0 no better than a constant, NaN if nothing varies."""
-    variance = jnp.var(target)
+    variance = jnp.var(target - target[0])  # exactly 0 where all are equal, whatever the mean rounds to
     return jnp.where(variance > 0, 1 - jnp.var(target - value) / variance, jnp.nan)

@@ -109,6 +109,15 @@ def test_a_partial_reset_touches_only_its_rows(backend, build):
 
 
 @pytest.mark.parametrize("backend", HOSTS)
+def test_a_reset_of_no_row_changes_nothing(backend, build):
+    host, obs = build(backend, [1, 2], 2)
+    action = np.array([0, 1], np.int32)
+    host.step(action)
+    assert host.reset(np.array([3, 4]), np.zeros(2, bool)).shape == obs.shape
+    assert host.step(action).truncated.all()
+
+
+@pytest.mark.parametrize("backend", HOSTS)
 def test_a_seed_decides_its_rows_episode(backend, build):
     (_, first), (_, second) = build(backend, [1, 2], FOREVER), build(backend, [2, 3], FOREVER)
     np.testing.assert_array_equal(first[1], second[0])

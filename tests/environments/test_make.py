@@ -32,7 +32,6 @@ def plain():
         ("CartPole-v1", "gymnasium", GymnasiumFactory),
         ("CartPole-v1", "gymnasium-async", GymnasiumFactory),
         ("FrozenLake-v1", None, EnvPoolFactory),
-        ("CartPole-v0", None, GymnasiumFactory),
         ("ridgeline.environments.classic:CartPole", None, CartPole),
         ("ridgeline.environments.classic:CartPole", "stepped", SteppedFactory),
         ("gymnasium.envs.classic_control:CartPoleEnv", None, GymnasiumFactory),
@@ -51,6 +50,14 @@ def test_a_name_becomes_what_it_means(env, backend, kind):
     made = make(env, backend)
     assert isinstance(made, kind)
     assert made.spec.observation in (ArraySpec((4,)), ArraySpec((), "int32", (16,)))
+
+
+def test_gymnasium_is_the_last_to_be_asked():
+    gymnasium.register("OnlyHere-v0", gymnasium.registry["CartPole-v1"].entry_point)
+    try:
+        assert isinstance(make("OnlyHere-v0"), GymnasiumFactory)
+    finally:
+        gymnasium.registry.pop("OnlyHere-v0")
 
 
 def test_what_is_made_already_is_returned_as_it_is():

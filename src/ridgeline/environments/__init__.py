@@ -1,10 +1,10 @@
 """Environments: pure-JAX ones, and adapters for Gymnasium and EnvPool. `make` finds one by its name."""
 
-import difflib
 import importlib.util
 import itertools
 from typing import Any, TypeGuard
 
+from ridgeline.environments.host import load, near, short
 from ridgeline.errors import UsageError
 from ridgeline.types import Environment, EnvSpec, HostFactory
 
@@ -60,7 +60,7 @@ def _named(name: str, backend: str | None, options: dict[str, Any]) -> Found:
     if name in CLASSICS and backend in (None, "jax", "stepped"):
         return _native(CLASSICS[name](), backend, options)
     if backend in ("jax", "stepped"):
-        raise UsageError(f"no pure-JAX environment {name!r}: {_near(name, list(CLASSICS))}")
+        raise UsageError(f"no pure-JAX environment {name!r}: {near(name, list(CLASSICS))}")
     if backend == "envpool" or (backend is None and _has_envpool()):
         from ridgeline.environments import envpool
 
@@ -68,39 +68,39 @@ def _named(name: str, backend: str | None, options: dict[str, Any]) -> Found:
             return envpool.EnvPoolFactory(name, **options)
     import gymnasium
 
-    if name in gymnasium.registry:
-        return _gymnasium(name, backend, options)
-    where = "environment" if backend is None else "Gymnasium environment"
-    known = ids() if backend is None else {backend: tuple(gymnasium.registry)}
-    raise UsageError(f"unknown {where} {name!r}: {_near(name, sorted({*itertools.chain(*known.values())}))}")
+    if backend is None and name not in gymnasium.registry:
+        raise UsageError(f"unknown environment {name!r}: {near(name, {*itertools.chain(*ids().values())})}")
+    return _gymnasium(name, backend, options)
 
 
 def _imported(module: str, member: str, backend: str | None, options: dict[str, Any]) -> Found:
     """What a user's module registers or holds under that name."""
     import gymnasium
 
-    from ridgeline.environments.gymnasium import load
-
     loaded = load(module)
     if member in gymnasium.registry:
         return _gymnasium(member, backend, options)
     if isinstance(found := getattr(loaded, member, None), str | None):
-        hint = _near(member, [*gymnasium.registry, *dir(loaded)])
+        hint = near(member, [*gymnasium.registry, *dir(loaded)])
         raise UsageError(f"module {module} neither registers nor holds {member!r}: {hint}")
     return make(found, backend, **options)
 
 
 def _gymnasium(env: Any, backend: str | None, options: dict[str, Any]) -> Found:
     """A factory of Gymnasium environments, or the pure-JAX environment that the callable returns."""
+    import gymnasium
+
     from ridgeline.environments import gymnasium as adapter
 
+    if not (isinstance(env, str | gymnasium.Env) or callable(env)):
+        raise UsageError(f"{short(env)} is not an environment: pass an id, an environment or what returns one")
     if callable(env):
         built = adapter.construct(env)
         if _is_native(built):
             return _native(built, backend, options)
         adapter.close_quietly(built)
     if backend not in (None, "gymnasium", "gymnasium-async"):
-        raise UsageError(f"backend {backend!r} cannot run {env!r}: leave it out or choose 'gymnasium'")
+        raise UsageError(f"backend {backend!r} cannot run {short(env)}: leave it out or choose 'gymnasium'")
     return adapter.GymnasiumFactory(env, "async" if backend == "gymnasium-async" else "sync", **options)
 
 
@@ -134,8 +134,3 @@ def _is_native(env: object) -> TypeGuard[Environment[Any]]:
 def _has_envpool() -> bool:
     """Whether EnvPool is installed, without the seconds that importing it takes."""
     return importlib.util.find_spec("envpool") is not None
-
-
-def _near(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else "write module:Id if a module of yours registers it"

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ridgeline.environments.clock import Clock
-from ridgeline.environments.gymnasium import one_line
-from ridgeline.environments.spaces import FLOAT32_MAX, Actions, MalformedError, Observations, place, short
+from ridgeline.environments.host import Clock, near, one_line, short
+from ridgeline.environments.spaces import FLOAT32_MAX, Actions, MalformedError, Observations, place
 from ridgeline.errors import ContractError, UsageError
 from ridgeline.types import EnvSpec, HostEnvironment, Obs, Step
 
@@ -38,7 +37,7 @@ class EnvPoolFactory:
                 f"max_episode_steps is {max_episode_steps}: it must be at least 1 and below 2**31 - 1"
             )
         if env not in ids():
-            raise UsageError(f"EnvPool has no environment {env!r}: see `envpool.list_all_envs()`")
+            raise UsageError(f"EnvPool has no environment {env!r}: {near(env, ids())}")
         described = _call("make_spec", env, **options)
         if described.config.max_num_players > 1:
             raise UsageError(f"EnvPool's {env} has several players: only one is supported")
@@ -93,9 +92,11 @@ class EnvPool:
             mask = np.ones(self.num_envs, np.bool_)
         self._clock.start(mask)
         rows = np.flatnonzero(mask).astype(np.int32)
+        obs = self._observations.blank(self.num_envs)
+        if not rows.size:  # EnvPool would wait for answers that never come
+            return obs
         with _quiet():  # the first reset makes the pool's spaces, of which Gymnasium complains
             found, info = self._pool.reset(rows)
-        obs = self._observations.blank(self.num_envs)
         # Answers come in the order of `env_id`, which EnvPool does not promise to be the order of the request.
         place(obs, info["env_id"], self._read(found, info["env_id"]))
         return obs

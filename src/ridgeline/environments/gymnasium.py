@@ -5,9 +5,7 @@ where it returns, so that the message names the environment, the step and the fi
 """
 
 import contextlib
-import difflib
 import functools
-import importlib
 import multiprocessing
 import os
 import signal
@@ -20,8 +18,8 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.wrappers import PassiveEnvChecker, TimeLimit
 
-from ridgeline.environments.clock import Clock
-from ridgeline.environments.spaces import FLOAT32_MAX, Actions, MalformedError, Observations, place, short
+from ridgeline.environments.host import Clock, load, near, one_line, short
+from ridgeline.environments.spaces import FLOAT32_MAX, Actions, MalformedError, Observations, place
 from ridgeline.errors import ContractError, EnvironmentCrash, RidgelineError, UsageError
 from ridgeline.types import ArraySpec, EnvSpec, HostEnvironment, Obs, Step
 
@@ -124,31 +122,8 @@ def find(name: str) -> gymnasium.envs.registration.EnvSpec:
     if module:
         load(module)
     if env_id not in gymnasium.registry:
-        near = difflib.get_close_matches(env_id, gymnasium.registry, n=3)
-        hint = (
-            f"did you mean {' or '.join(near)}?" if near else "write module:Id if a module of yours registers it"
-        )
-        raise UsageError(f"unknown Gymnasium environment {env_id!r}: {hint}")
+        raise UsageError(f"unknown Gymnasium environment {env_id!r}: {near(env_id, gymnasium.registry)}")
     return gymnasium.registry[env_id]
-
-
-def load(module: str) -> Any:
-    """The module of that name.
-
-    Raises: `UsageError` where there is none, `EnvironmentCrash` where importing it raises.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise UsageError(f"cannot import {module}: {one_line(error)}; install it or fix the name") from error
-    except Exception as error:
-        raise EnvironmentCrash(f"importing {module} raised {one_line(error)}: fix the module") from error
-
-
-def one_line(error: BaseException) -> str:
-    """The exception's type and text on one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _make(registered: gymnasium.envs.registration.EnvSpec, options: dict[str, Any]) -> GymEnv:
@@ -433,6 +408,7 @@ class Asynchronous:
         self.spec = spec
         self.num_envs = len(guards)
         self._actions = Actions(guards[0].action_space)
+        self._observations = guards[0].observations
         self._clock = Clock(self.num_envs, spec.max_episode_steps)
         self._timeout = timeout
         try:
@@ -448,7 +424,9 @@ class Asynchronous:
             ) from error
 
     def reset(self, seeds: np.ndarray, mask: np.ndarray) -> Obs:
-        """Start an episode wherever `mask`, from that row's seed; the other rows are their latest observations."""
+        """Start an episode wherever `mask`, from that row's seed; the other rows are not to be used."""
+        if not mask.any():
+            return self._observations.blank(self.num_envs)
         with self._watch():
             self._workers.reset_async(seed=[int(seed) for seed in seeds], options={"reset_mask": np.array(mask)})
             obs, _ = self._workers.reset_wait(self._timeout)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key, PRNGKeyArray, PyTree, UInt
 
-from ridgeline.environments.clock import Clock
+from ridgeline.environments.host import Clock
 from ridgeline.types import Action, Environment, EnvSpec, HostEnvironment, Obs, Step
 
 

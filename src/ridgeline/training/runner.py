@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -17,6 +17,7 @@ from ridgeline.training.hosted import Hosted
 from ridgeline.types import Algorithm, Environment, EnvSpec, HostFactory, example_transition
 
 
+@runtime_checkable
 class Runner(Protocol):
     """Trains every seed; holds what they have between chunks."""
 
@@ -125,7 +126,7 @@ def _check_values(record: eqx.Module) -> None:
                 _check_range("hidden", width, 1, 2**20, True)
 
 
-def _check_range(name: str, value: Any, low: float, high: float, whole: bool) -> None:
+def _check_range(name: str, value: Any, low: float | int, high: float | int, whole: bool) -> None:
     kind = "a whole number" if whole else "a number"
     numeric = isinstance(value, int | np.integer if whole else int | float | np.number | np.ndarray)
     if not numeric or isinstance(value, bool):

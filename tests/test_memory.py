@@ -1,0 +1,261 @@
+"""The memory against a deque of rows, walked step by step (property 20)."""
+
+import operator
+from collections import deque
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from ridgeline.errors import UsageError
+from ridgeline.memory import Batch, Memory, Replay
+from ridgeline.types import ArraySpec, Discrete, EnvSpec, Rollout, Steps, Transition
+
+GAMMA = 0.9
+WINDOWS = (1, 3, 7)
+SPEC = EnvSpec("numbers", ArraySpec((), "float32"), Discrete(2))
+add = jax.jit(Memory.add)
+sample = jax.jit(Memory.sample, static_argnums=(2, 3))
+
+
+class Stream:
+    """Rollouts [T, N] in which no two observations and no two actions are alike, not even across a reset."""
+
+    def __init__(self) -> None:
+        self.count = 1
+        self.arriving: dict[int, int] = {}
+        self.random = np.random.default_rng(3)
+
+    def number(self) -> int:
+        """A number never given before."""
+        self.count += 1
+        return self.count
+
+    def rollout(self, ends: np.ndarray) -> Transition:
+        """One row for each row of `ends`: bit 1 says terminated, bit 2 truncated."""
+        obs, action, next_obs = np.zeros((3, *ends.shape), np.int32)
+        for (t, column), end in np.ndenumerate(ends):
+            obs[t, column] = self.arriving.pop(column, None) or self.number()
+            action[t, column], next_obs[t, column] = self.number(), self.number()
+            if not end:
+                self.arriving[column] = next_obs[t, column]
+        reward = self.random.normal(size=ends.shape)
+        terminated, truncated = (ends & 1).astype(bool), (ends & 2).astype(bool)
+        rows = obs.astype(np.float32), action, reward.astype(np.float32), next_obs.astype(np.float32)
+        return Transition(*map(jnp.asarray, (*rows, terminated, truncated)))
+
+
+class Slow:
+    """The reference: for each column the rows still held, oldest first, and where in the ring each was put."""
+
+    def __init__(self, rows: int, num_envs: int) -> None:
+        self.rows = rows
+        self.written = 0
+        self.columns: list[deque[tuple[int, Transition]]] = [deque(maxlen=rows) for _ in range(num_envs)]
+
+    def add(self, x: Transition) -> None:
+        x = jax.tree.map(np.asarray, x)
+        for t in range(len(x.reward)):
+            for column, held in enumerate(self.columns):
+                held.append((self.written % self.rows, Transition(*(field[t, column] for field in x))))
+            self.written += 1
+
+    def window(self, age: int, column: int, n: int) -> dict[str, Any]:
+        """Walk from the start until n steps are taken, the episode ends or nothing newer is held."""
+        held = self.columns[column]
+        index, first = held[age]
+        reward, discount, here = 0.0, 1.0, age
+        while True:
+            step = held[here][1]
+            reward += discount * float(step.reward)
+            discount *= GAMMA
+            ended = step.terminated or step.truncated
+            newest = here == len(held) - 1
+            if ended or newest or here - age == n - 1:
+                break
+            here += 1
+        continues = not (ended or newest)
+        return {
+            "obs": first.obs,
+            "action": first.action,
+            "reward": reward,
+            "next_obs": step.next_obs,
+            "next_action": held[here + 1][1].action if continues else 0,
+            "continues": continues,
+            "discount": 0.0 if step.terminated else discount,
+            "index": (index, column),
+        }
+
+    def windows(self, n: int) -> dict[str, np.ndarray]:
+        """Those of every possible start, [age, column]."""
+        starts = [(age, column) for age in range(len(self.columns[0])) for column in range(len(self.columns))]
+        found = [self.window(age, column, n) for age, column in starts]
+        stacked = {name: np.asarray([window[name] for window in found]) for name in found[0]}
+        return {name: x.reshape(-1, len(self.columns), *x.shape[1:]) for name, x in stacked.items()}
+
+
+@jax.jit
+def all_windows(memory: Memory) -> list[Batch]:
+    """The windows of every age and column, for each n."""
+    ages, columns = jnp.arange(memory.rows), jnp.arange(memory.data.reward.shape[1])
+    grid = lambda n: jax.vmap(lambda a: jax.vmap(lambda c: memory.window(a, c, n, GAMMA))(columns))(ages)  # noqa: E731
+    return [grid(n) for n in WINDOWS]
+
+
+def assert_same(actual: Batch, expected: dict[str, np.ndarray]) -> None:
+    """Equal in every field; `next_action` means something only where the window continues."""
+    for name, wanted in expected.items():
+        found = np.asarray(getattr(actual, name))
+        found = np.where(actual.continues, found, 0) if name == "next_action" else found
+        tolerance = 1e-6 if name in ("reward", "discount") else 0
+        np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance, err_msg=name)
+
+
+def filled(rows: int, num_envs: int, rollouts: list[np.ndarray]) -> tuple[Memory, Slow]:
+    """Both after the same rollouts."""
+    memory, slow, stream = Memory.create(SPEC, rows, num_envs), Slow(rows, num_envs), Stream()
+    for ends in rollouts:
+        x = stream.rollout(ends)
+        memory = add(memory, x)
+        slow.add(x)
+    return memory, slow
+
+
+@pytest.mark.parametrize("rows", range(1, 13))
+def test_every_window_is_the_one_found_by_walking(rows):
+    """Rollouts as long as the ring, one row shorter, or of any length that does not divide it."""
+    length = next((t for t in (5, 4, 3, 2) if t < rows and rows % t), rows)
+    num_envs = 1 + rows % 3
+    ends = arrays(np.int8, (length, num_envs), elements=st.sampled_from([0, 0, 0, 0, 1, 2, 3]))
+
+    @settings(deadline=None, derandomize=True, max_examples=8)
+    @given(st.lists(ends, min_size=1, max_size=2 + 2 * rows // length))
+    def check(rollouts):
+        memory, slow = filled(rows, num_envs, rollouts)
+        held = len(slow.columns[0])
+        assert memory.filled == held
+        for n, batch in zip(WINDOWS, all_windows(memory), strict=True):
+            assert_same(jax.tree.map(operator.itemgetter(slice(held)), batch), slow.windows(n))
+
+    check()
+
+
+def test_one_row_at_a_time_is_the_same_memory():
+    """A rollout of one row is written by another instruction than a longer one."""
+    ends = np.random.default_rng(0).choice([0, 0, 1, 2], (14, 2))
+    whole, _ = filled(5, 2, [ends[:4], ends[4:8], ends[8:12], ends[12:]])
+    single, _ = filled(5, 2, list(ends[:, None]))
+    jax.tree.map(np.testing.assert_array_equal, whole, single)
+
+
+ENDS = np.random.default_rng(1).choice([0, 0, 0, 1, 2], (20, 3))
+
+
+@pytest.mark.parametrize("rollouts", [[ENDS[:4]], [ENDS[:4], ENDS[4:8]]], ids=["partly filled", "wrapped"])
+def test_sample_is_uniform_over_the_transitions_held(rollouts):
+    memory, slow = filled(6, 3, rollouts)
+    index = np.asarray(sample(memory, jax.random.key(0), 30_000, 3, GAMMA).index)
+    observed = np.histogram2d(*index.T, bins=(np.arange(7), np.arange(4)))[0]
+    written = len(slow.columns[0])
+    assert observed[written:].sum() == 0
+    assert scipy.stats.chisquare(observed[:written].ravel()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("n", WINDOWS)
+def test_samples_are_windows(n):
+    """Of a partly filled ring, whose other rows are zeros that no sample may show."""
+    memory, slow = filled(9, 3, [ENDS[:4], ENDS[4:6]])
+    batch = sample(memory, jax.random.key(1), 200, n, GAMMA)
+    row, column = np.asarray(batch.index).T
+    assert_same(batch, {name: x[row, column] for name, x in slow.windows(n).items()})
+    assert np.all(np.asarray(batch.obs) > 0)
+    assert np.all(np.asarray(batch.next_obs) > 0)
+
+
+def test_one_key_is_one_sample():
+    memory, _ = filled(6, 3, [ENDS[:4]])
+    a, b, c = (sample(memory, jax.random.key(k), 8, 1, GAMMA) for k in (0, 0, 1))
+    np.testing.assert_array_equal(a.obs, b.obs)
+    assert not np.array_equal(a.obs, c.obs)
+
+
+def test_observations_keep_their_dtypes():
+    parts = (
+        ("camera", ArraySpec((2, 2), "uint8")),
+        ("speed", ArraySpec((3,))),
+        ("gear", ArraySpec((), "int32", (4,))),
+    )
+    memory = Memory.create(EnvSpec("car", parts, Discrete(2)), 4, 2)
+    expected = {"camera": ((4, 2, 2, 2), "uint8"), "speed": ((4, 2, 3), "float32"), "gear": ((4, 2), "int32")}
+    for stored in (memory.data.obs, memory.data.next_obs):
+        assert {name: (x.shape, x.dtype) for name, x in stored.items()} == expected
+    assert sample(memory, jax.random.key(0), 8, 3, GAMMA).obs["camera"].dtype == "uint8"
+
+
+def test_capacity_counts_transitions():
+    assert Replay(capacity=100).create(SPEC, 8).data.reward.shape == (12, 8)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "rollout", "named"), [(65, 8, "batch_size 65"), (8, 33, "num_envs . rollout_length 66")]
+)
+def test_what_does_not_fit_is_refused(batch_size, rollout, named):
+    with pytest.raises(UsageError, match=f"^{named} exceeds the memory's capacity 64"):
+        Replay(capacity=64, batch_size=batch_size).check(2, rollout)
+
+
+def test_what_just_fits_is_accepted():
+    Replay(capacity=64, batch_size=64).check(2, 32)
+
+
+UPDATES, WARMUP = 5, 100
+
+
+@pytest.fixture
+def study():
+    """Study one rollout after `taken` steps, with a learner that notes each call: its random number, its batch."""
+    replay = Replay(capacity=18, batch_size=4, warmup=WARMUP, updates=UPDATES, window=3)
+    memory, stream = replay.create(SPEC, 3), Stream()
+    rollout = Rollout(stream.rollout(ENDS[:4]), ())
+
+    def learn(key, learner, batch):
+        calls, numbers, starts = learner
+        learner = calls + 1, numbers.at[calls].set(jax.random.uniform(key)), starts.at[calls].set(batch.obs)
+        return learner, {"train/calls": calls.astype(float)}
+
+    @jax.jit
+    def run(taken):
+        learner = jnp.zeros((), jnp.int32), jnp.zeros(UPDATES + 1), jnp.zeros((UPDATES + 1, 4))
+        steps = Steps(taken, jnp.asarray(1e6), jnp.zeros((), jnp.int32))
+        return replay.study(jax.random.key(0), learner, memory, rollout, steps, GAMMA, learn)
+
+    return lambda taken: run(jnp.asarray(taken, float))
+
+
+def test_warm_up_stores_and_learns_nothing(study):
+    (calls, numbers, _), memory, metrics = study(WARMUP - 1)
+    assert calls == 0
+    assert memory.filled == 4
+    assert not numbers.any()
+    assert np.isnan(metrics["train/calls"])
+
+
+@pytest.mark.parametrize("taken", [WARMUP, 10 * WARMUP])
+def test_after_warm_up_it_learns_exactly_so_many_times(study, taken):
+    (calls, numbers, _), memory, metrics = study(taken)
+    assert calls == UPDATES
+    assert memory.filled == 4
+    assert len(np.unique(numbers)) == UPDATES + 1
+    assert metrics["train/calls"] == np.mean(range(UPDATES))
+
+
+def test_each_minibatch_is_drawn_anew_from_the_rollout_just_stored(study):
+    (_, _, starts), memory, _ = study(WARMUP)
+    assert len(np.unique(starts[:UPDATES], axis=0)) == UPDATES
+    assert np.isin(starts[:UPDATES], memory.data.obs[:4]).all()
