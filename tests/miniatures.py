@@ -14,13 +14,14 @@ from jaxtyping import Array, Float, Int
 from ridgeline.algorithms import REGISTRY
 from ridgeline.environments.stepped import Stepped, SteppedFactory
 from ridgeline.memory import Replay
-from ridgeline.training.compiled import key_for
+from ridgeline.training.compiled import begin_carry, key_for
 from ridgeline.training.runner import prepare
 from ridgeline.types import (
     ACTION_MASK,
     Algorithm,
     ArraySpec,
     Continuous,
+    Discrete,
     EnvSpec,
     Rollout,
     Step,
@@ -50,20 +51,23 @@ TINY = {
     "replay": Replay(capacity=16, batch_size=4, warmup=0, updates=2),
 }
 
-# Learns any probe within 100 iterations; where the tests below use it too, they share its compilations.
+# Learns any probe within `LEARNED` iterations; the tests that use it share its compilations.
+LEARNED = 100
 QUICK = {
     "num_envs": 8,
-    "rollout_length": 8,
-    "epochs": 4,
+    "rollout_length": 4,
+    "epochs": 6,
     "batch_size": 32,
     "gamma": 0.9,
     "learning_rate": 1e-2,
+    "max_grad_norm": 10.0,
     "epsilon_end": 0.5,
     "target_period": 10,
     "log_std": -1.5,
     "hidden": (16,),
-    "replay": Replay(capacity=512, batch_size=32, warmup=128, updates=8),
+    "replay": Replay(capacity=512, batch_size=32, warmup=64, updates=6),
 }
+SEEDS = (0, 1, 2, 3, 4)
 
 
 def tiny(name: str, **changes: Any) -> Any:
@@ -76,23 +80,52 @@ def quick(name: str, **changes: Any) -> Any:
     return shrunk(name, QUICK, **changes)
 
 
-def random_obs(key: jax.Array, spec: EnvSpec) -> Any:
-    """An observation of noise; its mask forbids one action, in each choice one of several."""
+def random_obs(rng: np.random.Generator, spec: EnvSpec, shape: tuple[int, ...]) -> Any:
+    """Observations of noise; a mask forbids one action in each choice."""
 
-    def one(key: jax.Array, name: str, part: ArraySpec) -> jax.Array:
+    def one(name: str, part: ArraySpec) -> np.ndarray:
+        size = (*shape, *part.shape)
         if name == ACTION_MASK:
-            counts = getattr(spec.action, "counts", None) or (spec.action.count,)
-            keys = jax.random.split(key, len(counts))
-            kept = [jnp.arange(n) != jax.random.randint(k, (), 0, n) for n, k in zip(counts, keys, strict=True)]
-            return jnp.concatenate(kept).astype(part.dtype)
+            kept = [np.arange(n) != rng.integers(0, n, shape)[..., None] for n in action_counts(spec)]
+            return np.concatenate(kept, -1).astype(part.dtype)
         if part.dtype.startswith("float"):
-            return jax.random.normal(key, part.shape, part.dtype)
-        high = jnp.asarray(part.categories).reshape(part.shape) if part.categories else 256
-        return jax.random.randint(key, part.shape, 0, high).astype(part.dtype)
+            return rng.normal(size=size).astype(part.dtype)
+        high = np.reshape(part.categories, part.shape) if part.categories else 256
+        return rng.integers(0, high, size).astype(part.dtype)
 
-    parts = observation_parts(spec.observation)
-    arrays = {name: one(jax.random.fold_in(key, i), name, part) for i, (name, part) in enumerate(parts)}
-    return arrays[""] if "" in arrays else arrays
+    arrays = {name: one(name, part) for name, part in observation_parts(spec.observation)}
+    return arrays.get("", arrays)
+
+
+def action_counts(spec: EnvSpec) -> tuple[int, ...]:
+    """How many values each choice of a discrete action has."""
+    return (spec.action.count,) if isinstance(spec.action, Discrete) else spec.action.counts
+
+
+def random_actions(rng: np.random.Generator, spec: EnvSpec, obs: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Actions of noise, none of them forbidden by the observations."""
+    if isinstance(spec.action, Continuous):
+        return rng.normal(size=(*shape, spec.action.size)).astype(np.float32)
+    counts = action_counts(spec)
+    allowed = obs[ACTION_MASK] if isinstance(obs, dict) else np.ones((*shape, sum(counts)))
+    parts = np.split(allowed, np.cumsum(counts)[:-1], -1)
+    chosen = np.stack([np.argmax(part * rng.uniform(0.1, 1, part.shape), -1) for part in parts], -1)
+    return chosen.astype(np.int32).reshape(*shape, *spec.action.zeros().shape)
+
+
+def random_rollout(rng: np.random.Generator, algorithm: Any, spec: EnvSpec) -> Rollout:
+    """A rollout [T, N] of noise."""
+    shape = (algorithm.rollout_length, algorithm.num_envs)
+    obs = random_obs(rng, spec, shape)
+    transitions = Transition(
+        obs,
+        random_actions(rng, spec, obs, shape),
+        rng.normal(size=shape).astype(np.float32),
+        random_obs(rng, spec, shape),
+        rng.random(shape) < 0.2,
+        rng.random(shape) < 0.2,
+    )
+    return Rollout(transitions, begin_carry(algorithm, spec))
 
 
 class DiceState(NamedTuple):

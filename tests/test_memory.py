@@ -127,7 +127,7 @@ def filled(rows: int, num_envs: int, rollouts: list[np.ndarray]) -> tuple[Memory
     return memory, slow
 
 
-@pytest.mark.parametrize("rows", range(1, 13))
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 6, 7, 12])
 def test_every_window_is_the_one_found_by_walking(rows):
     """Rollouts as long as the ring, one row shorter, or of any length that does not divide it."""
     length = next((t for t in (5, 4, 3, 2) if t < rows and rows % t), rows)
@@ -217,7 +217,7 @@ def test_what_just_fits_is_accepted():
 UPDATES, WARMUP = 5, 100
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def study():
     """Study one rollout after `taken` steps, with a learner that notes each call: its random number, its batch."""
     replay = Replay(capacity=18, batch_size=4, warmup=WARMUP, updates=UPDATES, window=3)

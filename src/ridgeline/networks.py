@@ -6,6 +6,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ridgeline.distributions import Categorical, DiagonalGaussian, Distribution, Product
 from ridgeline.encoders import Encode, Linear
+from ridgeline.normalisation import ObservationNormaliser
 from ridgeline.types import ACTION_MASK, ActionSpec, Continuous, Discrete, MultiDiscrete, Obs
 
 
@@ -48,6 +49,17 @@ class PolicyHead(eqx.Module):
             case Continuous():
                 assert self.log_std is not None
                 return DiagonalGaussian(y, self.log_std)
+
+
+class Policy[Network: eqx.Module](eqx.Module):
+    """What acts: a network, and the normaliser of the observations that it reads."""
+
+    network: Network
+    normaliser: ObservationNormaliser
+
+    def read(self, obs: Obs) -> Obs:
+        """The observation as the network sees it."""
+        return self.normaliser(obs)
 
 
 class ActorCritic(eqx.Module):

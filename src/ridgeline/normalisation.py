@@ -20,7 +20,9 @@ class Total(eqx.Module):
         """Self + x; what the high word cannot hold is kept in the low word."""
         high = self.high + x
         lost = jnp.where(jnp.abs(self.high) >= jnp.abs(x), (self.high - high) + x, (x - high) + self.high)
-        return Total(high, self.low + lost)
+        low = self.low + lost
+        total = high + low  # carried over, or the low word would stop growing as a float32 does
+        return Total(total, low - (total - high))
 
     @property
     def value(self) -> Float[Array, "*shape"]:
@@ -92,13 +94,18 @@ class RewardNormaliser(eqx.Module):
 
 
 class ObservationNormaliser(eqx.Module):
-    """A running normaliser for each float array of an observation; images, categories and masks pass through."""
+    """A running normaliser for each float array of an observation; images, categories and masks pass through.
+
+    One without statistics is the identity, whatever is folded in.
+    """
 
     statistics: dict[str, Normaliser]
 
     @classmethod
-    def create(cls, spec: ObservationSpec) -> "ObservationNormaliser":
-        """No data yet: the identity."""
+    def create(cls, spec: ObservationSpec, wanted: bool = True) -> "ObservationNormaliser":
+        """Statistics of nothing yet; none at all unless `wanted`."""
+        if not wanted:
+            return cls({})
         numeric = [(n, p) for n, p in observation_parts(spec) if p.dtype.startswith("float") and n != ACTION_MASK]
         return cls({name: Normaliser.create(part.shape) for name, part in numeric})
 
@@ -107,9 +114,11 @@ class ObservationNormaliser(eqx.Module):
         return self._each(obs, lambda normaliser, x: normaliser(x))
 
     def fold(self, obs: Obs) -> "ObservationNormaliser":
-        """The statistics with a batch of observations [B, ...] added."""
+        """The statistics with many observations added; leading axes are free."""
         arrays = obs if isinstance(obs, dict) else {"": obs}
-        return ObservationNormaliser({name: n.fold(arrays[name]) for name, n in self.statistics.items()})
+        return ObservationNormaliser(
+            {k: n.fold(jnp.reshape(arrays[k], (-1, *n.deviation.shape))) for k, n in self.statistics.items()}
+        )
 
     def _each(self, obs: Obs, function: Callable[[Normaliser, Array], Array]) -> Obs:
         if not isinstance(obs, dict):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from miniatures import ALGORITHMS, TINY, assert_same, index, random_obs, tiny
+from miniatures import ALGORITHMS, TINY, action_counts, assert_same, index, numpy_leaves, random_obs, random_rollout, tiny
 
 from ridgeline.algorithms import REGISTRY
 from ridgeline.errors import UsageError
@@ -21,9 +21,7 @@ from ridgeline.types import (
     Discrete,
     EnvSpec,
     MultiDiscrete,
-    Rollout,
     Steps,
-    Transition,
 )
 
 VECTOR = ArraySpec((3,))
@@ -37,7 +35,6 @@ def masked(width: int) -> tuple[tuple[str, ArraySpec], ...]:
 
 SPECS = {
     "discrete": EnvSpec("Discrete", VECTOR, Discrete(3)),
-    "multidiscrete": EnvSpec("MultiDiscrete", VECTOR, MultiDiscrete((2, 3))),
     "continuous": EnvSpec("Continuous", VECTOR, Continuous(2, (True, False))),
     "masked": EnvSpec("Masked", masked(4), Discrete(4)),
     "masked-multidiscrete": EnvSpec("MaskedMultiDiscrete", masked(5), MultiDiscrete((2, 3))),
@@ -62,27 +59,8 @@ def steps_at(iteration: int) -> Steps:
     return Steps(jnp.float32(8 * iteration), jnp.float32(100), jnp.int32(iteration))
 
 
-def make_rollout(algorithm: Any, key: jax.Array, state: Any, spec: EnvSpec, steps: Steps) -> Rollout:
-    """Noise as observations, and what the policy does there."""
-    shape = (algorithm.rollout_length, algorithm.num_envs)
-    obs_key, next_key, act_key, reward_key, end_key = jax.random.split(key, 5)
-    grid = lambda f, key: jax.vmap(jax.vmap(f))(jax.random.split(key, shape))  # noqa: E731
-    obs = grid(lambda k: random_obs(k, spec), obs_key)
-    policy, carry = algorithm.policy(state), algorithm.begin(spec)
-    acting = jax.vmap(jax.vmap(lambda k, o: algorithm.act(k, policy, carry, o, steps)[0]))
-    action = acting(jax.random.split(act_key, shape), obs)
-    terminated, truncated = jax.random.bernoulli(end_key, 0.2, (2, *shape))
-    reward = jax.random.normal(reward_key, shape)
-    following = grid(lambda k: random_obs(k, spec), next_key)
-    first_carry = jax.tree.map(lambda x: jnp.broadcast_to(x, (algorithm.num_envs, *x.shape)), carry)
-    return Rollout(Transition(obs, action, reward, following, terminated, truncated), first_carry)
-
-
-def learn(algorithm: Any, key: jax.Array, state: Any, steps: Steps, spec: EnvSpec) -> Any:
-    """One iteration: a rollout and the update."""
-    rollout_key, update_key = jax.random.split(key)
-    rollout = make_rollout(algorithm, rollout_key, state, spec, steps)
-    return algorithm.update(update_key, state, rollout, steps)
+# These programs run once: to compile them well would take longer than it saves.
+FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 class Trained(NamedTuple):
@@ -92,39 +70,54 @@ class Trained(NamedTuple):
     spec: EnvSpec
     states: list[Any]
     metrics: dict[str, jax.Array]
+    traces: int
 
 
-# Op by op: every number is computed once, and compiling whole programs for that takes longer.
-@jax.disable_jit()
 def train(algorithm: Any, spec: EnvSpec, iterations: int) -> Trained:
-    algorithm = jax.tree.map(jnp.asarray, algorithm)
-    states, metrics = [algorithm.init(jax.random.key(0), spec)], {}
+    traces = 0
+
+    def counted(algorithm: Any, *arguments: Any) -> Any:
+        nonlocal traces
+        traces += 1
+        return algorithm.update(*arguments)
+
+    update = jax.jit(counted, compiler_options=FAST)
+    states, metrics = [first_state(algorithm, jax.random.key(0), spec)], {}
     for i in range(iterations):
-        state, metrics = learn(algorithm, jax.random.key(i), states[-1], steps_at(i), spec)
+        state, metrics = update(algorithm, *arguments(algorithm, spec, states[-1], i))
         states.append(state)
-    return Trained(algorithm, spec, states, metrics)
+    return Trained(algorithm, spec, states, metrics, traces)
+
+
+def arguments(algorithm: Any, spec: EnvSpec, state: Any, iteration: int) -> tuple[Any, ...]:
+    """What `update` is called with in an iteration."""
+    rollout = random_rollout(np.random.default_rng(iteration), algorithm, spec)
+    return jax.random.key(iteration), state, rollout, steps_at(iteration)
+
+
+@functools.partial(jax.jit, static_argnames="spec", compiler_options=FAST)
+def first_state(algorithm: Any, key: jax.Array, spec: EnvSpec) -> Any:
+    return algorithm.init(key, spec)
 
 
 @functools.cache
 def trained(name: str, world: str) -> Trained:
-    return train(tiny(name), SPECS[world], 2)
+    return train(tiny(name), SPECS[world], 3)
 
 
 @functools.cache
-@jax.disable_jit()
-def actions(name: str, world: str, greedy: bool) -> tuple[Any, jax.Array]:
-    """Sixty-four observations of noise and what is done there."""
-    algorithm, spec, states, _ = trained(name, world)
-    policy, carry = algorithm.policy(states[-1]), algorithm.begin(spec)
-    keys = jax.random.split(jax.random.key(7), 64)
-    obs = jax.vmap(lambda k: random_obs(k, spec))(keys)
+def actions(name: str, world: str) -> tuple[Any, dict[str, jax.Array]]:
+    """Sixty-four observations of noise and what is done there, exploring and greedily."""
+    algorithm, spec, states, *_ = trained(name, world)
 
-    def choose(key: jax.Array, obs: Any) -> jax.Array:
-        if greedy:
-            return algorithm.greedy(key, policy, carry, obs)[0]
-        return algorithm.act(key, policy, carry, obs, steps_at(0))[0]
+    def choose(algorithm: Any, policy: Any, key: jax.Array, obs: Any) -> dict[str, jax.Array]:
+        exploring, _ = algorithm.act(key, policy, algorithm.begin(spec), obs, steps_at(0))
+        greedy, _ = algorithm.greedy(key, policy, algorithm.begin(spec), obs)
+        return {"act": exploring, "greedy": greedy}
 
-    return obs, jax.vmap(choose)(keys, obs)
+    obs, keys = random_obs(np.random.default_rng(0), spec, (64,)), jax.random.split(jax.random.key(0), 64)
+    everywhere = jax.jit(jax.vmap(choose, (None, None, 0, 0)), compiler_options=FAST)
+    return obs, everywhere(algorithm, algorithm.policy(states[-1]), keys, obs)
 
 
 def shapes(tree: Any) -> Any:
@@ -143,36 +136,21 @@ def test_every_leaf_of_the_state_is_an_array(name: str, world: str) -> None:
 
 @every_case
 def test_update_keeps_structure_shapes_and_dtypes(name: str, world: str) -> None:
-    algorithm, spec, states, _ = trained(name, world)
-    traced, _ = jax.eval_shape(
-        lambda a, k, s: learn(a, k, s, steps_at(0), spec), algorithm, jax.random.key(0), states[0]
-    )
-    assert shapes(traced) == shapes(states[0])
-    assert all(shapes(state) == shapes(states[0]) for state in states)
+    before, *later = map(shapes, trained(name, world).states)
+    assert all(after == before for after in later)
 
 
-@every_algorithm
-def test_update_traces_once(name: str) -> None:
-    traces = 0
-
-    def counted(algorithm: Any, key: jax.Array, state: Any, steps: Steps) -> Any:
-        nonlocal traces
-        traces += 1
-        return learn(algorithm, key, state, steps, SPECS["discrete"])[0]
-
-    compiled, algorithm = jax.jit(counted), tiny(name)
-    state = trained(name, "discrete").states[0]
-    for i in range(3):
-        state = compiled(algorithm, jax.random.key(i), state, steps_at(i))
-    assert traces == 1
+@every_case
+def test_update_traces_once(name: str, world: str) -> None:
+    assert trained(name, world).traces == 1
 
 
 @every_case
 def test_update_learns_finite_numbers(name: str, world: str) -> None:
     run = trained(name, world)
-    first, last = (run.algorithm.policy(state) for state in (run.states[0], run.states[-1]))
+    first, last = (numpy_leaves(run.algorithm.policy(state)) for state in (run.states[0], run.states[-1]))
     assert all_finite(last)
-    assert any((a != b).any() for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(last), strict=True))
+    assert any((first[leaf] != last[leaf]).any() for leaf in first)
 
 
 @every_case
@@ -185,65 +163,65 @@ def test_metrics_are_scalars_with_known_prefixes(name: str, world: str) -> None:
         assert np.isfinite(value), metric
 
 
-@pytest.mark.parametrize("greedy", [False, True])
+@pytest.mark.parametrize("method", ["act", "greedy"])
 @every_case
-def test_actions_fit_the_spec(name: str, world: str, greedy: bool) -> None:
+def test_actions_fit_the_spec(name: str, world: str, method: str) -> None:
     spec = SPECS[world].action
-    _, chosen = actions(name, world, greedy)
+    chosen = actions(name, world)[1][method]
     assert (chosen.shape[1:], chosen.dtype) == (spec.zeros().shape, spec.zeros().dtype)
     if isinstance(spec, Continuous):
         assert all_finite(chosen)
     else:
-        counts = spec.count if isinstance(spec, Discrete) else np.array(spec.counts)
         assert (chosen >= 0).all()
-        assert (np.asarray(chosen) < counts).all()
+        assert (np.asarray(chosen).reshape(64, -1) < action_counts(SPECS[world])).all()
 
 
-@pytest.mark.parametrize("greedy", [False, True])
+@pytest.mark.parametrize("method", ["act", "greedy"])
 @pytest.mark.parametrize(("name", "world"), [case for case in CASES if case[1].startswith("masked")])
-def test_masked_actions_are_never_chosen(name: str, world: str, greedy: bool) -> None:
-    obs, chosen = actions(name, world, greedy)
-    spec = SPECS[world].action
-    counts = (spec.count,) if isinstance(spec, Discrete) else spec.counts
+def test_masked_actions_are_never_chosen(name: str, world: str, method: str) -> None:
+    obs, chosen = actions(name, world)
+    counts = action_counts(SPECS[world])
     # An action's column in the mask: the choices stand behind one another.
-    columns = np.asarray(chosen).reshape(len(chosen), -1) + np.cumsum([0, *counts[:-1]])
-    assert np.take_along_axis(np.asarray(obs[ACTION_MASK]), columns, 1).all()
+    columns = np.asarray(chosen[method]).reshape(64, -1) + np.cumsum([0, *counts[:-1]])
+    assert np.take_along_axis(obs[ACTION_MASK], columns, 1).all()
 
 
 @every_algorithm
 def test_exploring_tries_every_action(name: str) -> None:
-    assert set(actions(name, "discrete", False)[1].tolist()) == {0, 1, 2}
+    assert set(actions(name, "discrete")[1]["act"].tolist()) == {0, 1, 2}
 
 
 @every_case
 def test_vmapped_update_keeps_shapes(name: str, world: str) -> None:
-    algorithm, spec, states, _ = trained(name, world)
-    two = jax.tree.map(lambda x: jnp.stack([x, x]), states[0])
-    keys = jax.random.split(jax.random.key(0), 2)
-    over_states = jax.vmap(lambda a, k, s: learn(a, k, s, steps_at(0), spec)[0], (None, 0, 0))
-    assert shapes(jax.eval_shape(over_states, algorithm, keys, two)) == shapes(two)
+    algorithm, spec, states, *_ = trained(name, world)
+    together = stacked_arguments(algorithm, spec, states)
+    updated, _ = jax.eval_shape(jax.vmap(type(algorithm).update, (None, 0, 0, 0, 0)), algorithm, *together)
+    assert shapes(updated) == shapes(together[1])
 
 
 @every_algorithm
 def test_vmapped_update_learns_what_the_lone_one_does(name: str) -> None:
-    algorithm, spec, states, _ = trained(name, "discrete")
-    pair = jax.tree.map(lambda a, b: jnp.stack([a, b]), *states[:2])
-    keys = jnp.stack([jax.random.key(0), jax.random.key(1)])
-    steps = jax.tree.map(lambda a, b: jnp.stack([a, b]), steps_at(0), steps_at(1))
-    with jax.disable_jit():
-        learned = jax.vmap(lambda k, s, at: learn(algorithm, k, s, at, spec)[0])(keys, pair, steps)
+    algorithm, spec, states, *_ = trained(name, "discrete")
+    update = jax.jit(jax.vmap(type(algorithm).update, (None, 0, 0, 0, 0)), compiler_options=FAST)
+    learned, _ = update(algorithm, *stacked_arguments(algorithm, spec, states))
     for i in (0, 1):
         assert_same(index(learned, i), states[i + 1], rtol=1e-4, atol=1e-5)
+
+
+def stacked_arguments(algorithm: Any, spec: EnvSpec, states: list[Any]) -> Any:
+    """What `update` was called with in the first two iterations, on a leading axis."""
+    pair = [arguments(algorithm, spec, states[i], i) for i in (0, 1)]
+    return jax.tree.map(lambda *x: jnp.stack(x), *pair)
 
 
 @every_algorithm
 def test_two_keys_draw_two_networks(name: str) -> None:
     algorithm, spec = trained(name, "discrete")[:2]
-    one, other = (algorithm.policy(algorithm.init(jax.random.key(i), spec)) for i in (0, 1))
-    pairs = list(zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
-    matrices = [(a, b) for a, b in pairs if a.ndim > 1]
+    states = [first_state(algorithm, jax.random.key(i), spec) for i in (0, 1)]
+    one, other = (numpy_leaves(algorithm.policy(state)) for state in states)
+    matrices = [leaf for leaf, value in one.items() if value.ndim > 1]
     assert matrices
-    assert all((a != b).any() for a, b in matrices)
+    assert all((one[leaf] != other[leaf]).any() for leaf in matrices)
 
 
 @every_algorithm
@@ -268,29 +246,35 @@ def test_structure_is_hashable_and_free_of_floats(name: str) -> None:
     assert hash(jax.tree.structure(changed)) == hash(jax.tree.structure(record))
 
 
-def options(name: str) -> list[dict[str, Any]]:
-    """Every flag turned over, every other name of those a field may hold, and longer windows, one at a time."""
-    found: list[dict[str, Any]] = []
+def alternatives(name: str) -> dict[str, list[Any]]:
+    """What else each option may be: a flag the other way round, the other names of its type, longer windows."""
+    found: dict[str, list[Any]] = {}
     for field in dataclasses.fields(REGISTRY[name]):
-        if field.type is bool:
-            found.append({field.name: not field.default})
         named = typing.get_args(getattr(field.type, "__value__", None))
-        found += [{field.name: other} for other in named if isinstance(other, str) and other != field.default]
-        if field.name == "replay":
-            found.append({"replay": dataclasses.replace(TINY["replay"], window=3)})
+        if field.type is bool:
+            found[field.name] = [not field.default]
+        elif named and isinstance(named[0], str):
+            found[field.name] = [other for other in named if other != field.default]
+        elif field.name == "replay":
+            found[field.name] = [dataclasses.replace(TINY["replay"], window=3)]
     return found
 
 
-OPTIONS = [(name, option) for name in ALGORITHMS for option in options(name)]
+# A compilation each, so the first of every option's alternatives are tried together, then the second …
+OPTIONS = [
+    (name, {option: others[i] for option, others in alternatives(name).items() if i < len(others)})
+    for name in ALGORITHMS
+    for i in range(max(map(len, alternatives(name).values())))
+]
 
 
 def test_options_are_found() -> None:
-    flags = {flag for _, option in OPTIONS for flag in option}
+    flags = {flag for _, options in OPTIONS for flag in options}
     assert {"double", "dueling", "replay", "shared", "normalise_rewards", "optimiser", "activation"} <= flags
 
 
-@pytest.mark.parametrize(("name", "option"), OPTIONS, ids=lambda x: x if isinstance(x, str) else str(*x.items()))
-def test_every_option_learns_finite_numbers(name: str, option: dict[str, Any]) -> None:
-    _, _, (before, after), metrics = train(tiny(name, **option), SPECS["discrete"], 1)
+@pytest.mark.parametrize(("name", "options"), OPTIONS, ids=lambda x: x if isinstance(x, str) else "+".join(x))
+def test_every_option_learns_finite_numbers(name: str, options: dict[str, Any]) -> None:
+    _, _, (before, after), metrics, _ = train(tiny(name, **options), SPECS["discrete"], 1)
     assert shapes(after) == shapes(before)
     assert all_finite((after, metrics))

@@ -9,6 +9,10 @@ only cut by a time limit. Convergence is not guaranteed: the max backup contract
 projects in L2.
 """
 
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -18,7 +22,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from ridgeline.encoders import Activation, EncoderBuilder, Linear, build_encoder
 from ridgeline.errors import UsageError
 from ridgeline.memory import Batch, Memory, Replay
-from ridgeline.networks import ActionValues
+from ridgeline.networks import ActionValues, Policy
+from ridgeline.normalisation import ObservationNormaliser
 from ridgeline.optimisation import OptimiserName, descend, optimiser_state, polyak
 from ridgeline.types import Algorithm, Carry, Discrete, EnvSpec, Metrics, Obs, Rollout, Steps, real, size, static
 
@@ -33,10 +38,11 @@ class Learner(eqx.Module):
 
 
 class State(eqx.Module):
-    """The learner and its memory."""
+    """The learner, its memory, and the normaliser of observations."""
 
     learner: Learner
     memory: Memory
+    normaliser: ObservationNormaliser
 
 
 def td_target(selector: ActionValues, static: ActionValues, x: Batch) -> Float[Array, ""]:
@@ -60,13 +66,14 @@ def epsilon_greedy(
     return jnp.where(jax.random.uniform(explore_key) < epsilon, random, jnp.argmax(q)).astype(jnp.int32)
 
 
-class DQN(Algorithm[State, ActionValues]):
+class DQN(Algorithm[State, Policy[ActionValues]]):
     """Deep Q-network. A record of hyper-parameters; its methods are pure."""
 
     num_envs: int = size(4)  # environments side by side, for each seed
     rollout_length: int = size(4)  # steps in each of them between updates
     gamma: float = real(0.99, 0, 1)  # discount γ
     learning_rate: float = real(5e-4, 0)  # α
+    learning_rate_anneal: float = real(0.0, 0, 1)  # share of α that is gone, linearly, by the end of the run
     epsilon_start: float = real(1.0, 0, 1)  # ε at the first step
     epsilon_end: float = real(0.05, 0, 1)  # ε once exploration is over
     exploration_fraction: float = real(0.2, 1e-9, 1)  # share of the run over which ε falls linearly
@@ -74,6 +81,7 @@ class DQN(Algorithm[State, ActionValues]):
     tau: float = real(1.0, 0, 1)  # how far φ′ moves towards φ then: 1 copies
     double: bool = static(False)  # choose a* with φ rather than φ′ (van Hasselt et al. 2016)
     dueling: bool = static(False)  # Q = V + A − mean A (Wang et al. 2016)
+    normalise_observations: bool = static(False)  # by the running mean and variance of all observations
     max_grad_norm: float = real(10.0, 0)  # the gradient's global norm is clipped here
     optimiser: OptimiserName = static("adam")
     hidden: tuple[int, ...] = static((64, 64))  # widths of the hidden layers
@@ -96,24 +104,25 @@ class DQN(Algorithm[State, ActionValues]):
         online = ActionValues(encoder, Linear.create(advantage_key, n, spec.action.count), value)
         optimiser = optimiser_state(self.optimiser, online)
         learner = Learner(online, jax.tree.map(jnp.copy, online), optimiser, jnp.zeros((), jnp.int32))
-        return State(learner, self.replay.create(spec, self.num_envs))
+        normaliser = ObservationNormaliser.create(spec.observation, self.normalise_observations)
+        return State(learner, self.replay.create(spec, self.num_envs), normaliser)
 
-    def policy(self, state: State) -> ActionValues:
-        """Q_φ."""
-        return state.learner.online
+    def policy(self, state: State) -> Policy[ActionValues]:
+        """Q_φ, and the normaliser of what it reads."""
+        return Policy(state.learner.online, state.normaliser)
 
     def act(
-        self, key: PRNGKeyArray, policy: ActionValues, carry: Carry, obs: Obs, steps: Steps
+        self, key: PRNGKeyArray, policy: Policy[ActionValues], carry: Carry, obs: Obs, steps: Steps
     ) -> tuple[Int[Array, ""], Carry]:
         """ε-greedy, ε falling linearly over `exploration_fraction` of the run."""
-        q = policy(obs)
+        q = policy.network(policy.read(obs))
         return epsilon_greedy(key, q, jnp.where(q > -1e8, 0.0, -jnp.inf), self.epsilon(steps)), carry
 
     def greedy(
-        self, key: PRNGKeyArray, policy: ActionValues, carry: Carry, obs: Obs
+        self, key: PRNGKeyArray, policy: Policy[ActionValues], carry: Carry, obs: Obs
     ) -> tuple[Int[Array, ""], Carry]:
         """argmaxₐ Q(s, a)."""
-        return jnp.argmax(policy(obs)).astype(jnp.int32), carry
+        return jnp.argmax(policy.network(policy.read(obs))).astype(jnp.int32), carry
 
     def epsilon(self, steps: Steps) -> Float[Array, ""]:
         """ε at this point of the run."""
@@ -122,13 +131,24 @@ class DQN(Algorithm[State, ActionValues]):
 
     def update(self, key: PRNGKeyArray, state: State, rollout: Rollout, steps: Steps) -> tuple[State, Metrics]:
         """Store the rollout, then learn from minibatches of the memory."""
+        learning_rate = self.learning_rate * (1 - self.learning_rate_anneal * steps.progress)
+        learn = partial(self.learn, jax.vmap(state.normaliser), learning_rate)
         learner, memory, metrics = self.replay.study(
-            key, state.learner, state.memory, rollout, steps, self.gamma, self.learn
+            key, state.learner, state.memory, rollout, steps, self.gamma, learn
         )
-        return State(learner, memory), metrics | {"rollout/exploration_rate": self.epsilon(steps)}
+        metrics |= {"train/learning_rate": learning_rate, "rollout/exploration_rate": self.epsilon(steps)}
+        return State(learner, memory, state.normaliser.fold(rollout.transitions.obs)), metrics
 
-    def learn(self, key: PRNGKeyArray, learner: Learner, batch: Batch) -> tuple[Learner, Metrics]:
+    def learn(
+        self,
+        read: Callable[[Obs], Obs],
+        learning_rate: Float[Array, ""],
+        key: PRNGKeyArray,
+        learner: Learner,
+        batch: Batch,
+    ) -> tuple[Learner, Metrics]:
         """One gradient step on one minibatch, then the static network's move when it is due."""
+        batch = dataclasses.replace(batch, obs=read(batch.obs), next_obs=read(batch.next_obs))
         selector = learner.online if self.double else learner.static
         targets = jax.vmap(lambda x: td_target(selector, learner.static, x))(batch)
 
@@ -138,7 +158,7 @@ class DQN(Algorithm[State, ActionValues]):
 
         (value, q), gradient = jax.value_and_grad(loss, has_aux=True)(learner.online)
         online, optimiser, norm = descend(
-            self.optimiser, learner.online, gradient, learner.optimiser, self.learning_rate, self.max_grad_norm
+            self.optimiser, learner.online, gradient, learner.optimiser, learning_rate, self.max_grad_norm
         )
         updates = learner.updates + 1
         static = jax.lax.cond(

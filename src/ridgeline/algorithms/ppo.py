@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from ridgeline.distributions import log_prob
 from ridgeline.encoders import Activation, EncoderBuilder, Linear, build_encoder
 from ridgeline.errors import UsageError
-from ridgeline.networks import ActorCritic, PolicyHead
+from ridgeline.networks import ActorCritic, Policy, PolicyHead
 from ridgeline.normalisation import ObservationNormaliser, RewardNormaliser
 from ridgeline.optimisation import OptimiserName, descend, epochs, optimiser_state
 from ridgeline.returns import explained_variance, gae
@@ -43,21 +43,10 @@ from ridgeline.types import (
 )
 
 
-class Policy(eqx.Module):
-    """π_θ and V_θ behind the normaliser of their observations, if there is one."""
-
-    network: ActorCritic
-    normaliser: ObservationNormaliser | None
-
-    def read(self, obs: Obs) -> Obs:
-        """The observation as the network sees it."""
-        return self.normaliser(obs) if self.normaliser is not None else obs
-
-
 class State(eqx.Module):
     """The policy, its optimiser's state, and the normaliser of rewards, if there is one."""
 
-    policy: Policy
+    policy: Policy[ActorCritic]
     optimiser: PyTree[Array]
     rewards: RewardNormaliser | None
 
@@ -89,7 +78,7 @@ def standardise(x: Float[Array, "n"]) -> Float[Array, "n"]:
     return (x - jnp.mean(x)) / (jnp.std(x) + 1e-8)
 
 
-class PPO(Algorithm[State, Policy]):
+class PPO(Algorithm[State, Policy[ActorCritic]]):
     """Proximal policy optimisation. A record of hyper-parameters; its methods are pure."""
 
     num_envs: int = size(8)  # environments side by side, for each seed
@@ -135,19 +124,23 @@ class PPO(Algorithm[State, Policy]):
             PolicyHead.create(policy_key, n, spec.action, self.log_std),
             Linear.create(value_key, n, 1),
         )
-        normaliser = ObservationNormaliser.create(spec.observation) if self.normalise_observations else None
+        normaliser = ObservationNormaliser.create(spec.observation, self.normalise_observations)
         rewards = RewardNormaliser.create(self.num_envs) if self.normalise_rewards else None
         return State(Policy(network, normaliser), optimiser_state(self.optimiser, network), rewards)
 
-    def policy(self, state: State) -> Policy:
+    def policy(self, state: State) -> Policy[ActorCritic]:
         """π_θ, with V_θ and the normaliser of observations."""
         return state.policy
 
-    def act(self, key: PRNGKeyArray, policy: Policy, carry: Carry, obs: Obs, steps: Steps) -> tuple[Action, Carry]:
+    def act(
+        self, key: PRNGKeyArray, policy: Policy[ActorCritic], carry: Carry, obs: Obs, steps: Steps
+    ) -> tuple[Action, Carry]:
         """A ~ π_θ(·|s)."""
         return policy.network.distribution(policy.read(obs)).sample(key), carry
 
-    def greedy(self, key: PRNGKeyArray, policy: Policy, carry: Carry, obs: Obs) -> tuple[Action, Carry]:
+    def greedy(
+        self, key: PRNGKeyArray, policy: Policy[ActorCritic], carry: Carry, obs: Obs
+    ) -> tuple[Action, Carry]:
         """The mode of π_θ(·|s)."""
         return policy.network.distribution(policy.read(obs)).mode(), carry
 
@@ -172,9 +165,6 @@ class PPO(Algorithm[State, Policy]):
         (network, optimiser), metrics = epochs(
             key, learn, (network, state.optimiser), samples, self.epochs, self.batch_size
         )
-        normaliser = state.policy.normaliser
-        if normaliser is not None:
-            normaliser = normaliser.fold(jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), x.obs))
         metrics = jax.tree.map(jnp.mean, metrics) | {
             "train/learning_rate": learning_rate,
             "train/clip_range": clip_range,
@@ -182,9 +172,10 @@ class PPO(Algorithm[State, Policy]):
         }
         if network.policy.log_std is not None:
             metrics["train/std"] = jnp.mean(jnp.exp(network.policy.log_std))
-        return State(Policy(network, normaliser), optimiser, rewards), metrics
+        policy = Policy(network, state.policy.normaliser.fold(x.obs))
+        return State(policy, optimiser, rewards), metrics
 
-    def samples(self, policy: Policy, x: Transition) -> Sample:
+    def samples(self, policy: Policy[ActorCritic], x: Transition) -> Sample:
         """Rows [T · N] with what θ_old says of them: log π_θold(a|s), Â and V^targ = Â + V_θold(s)."""
 
         def everywhere(function: Callable[..., Any], *rows: Any) -> Any:

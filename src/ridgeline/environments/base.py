@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Int, Key, PRNGKeyArray, PyTree
 
 from ridgeline.types import Action, Environment, Obs, Step
 
@@ -12,14 +12,14 @@ from ridgeline.types import Action, Environment, Obs, Step
 class Running(NamedTuple):
     """Environments side by side [N], each in its own episode. `key` is the environment's own stream."""
 
-    key: PRNGKeyArray
+    key: Key[Array, "N"]
     episode: Int[Array, "N"]
     elapsed: Int[Array, "N"]
     state: PyTree[Array]
     obs: Obs
 
 
-def start_episodes(env: Environment[Any], keys: PRNGKeyArray, episode: Int[Array, "N"]) -> Running:
+def start_episodes(env: Environment[Any], keys: Key[Array, "N"], episode: Int[Array, "N"]) -> Running:
     """The given episode of every environment, from a key that depends on nothing else."""
     episode_keys = jax.vmap(jax.random.fold_in)(keys, episode)
     state, obs = jax.vmap(env.reset)(jax.vmap(jax.random.fold_in, (0, None))(episode_keys, 0))

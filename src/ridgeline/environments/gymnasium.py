@@ -482,6 +482,10 @@ class Asynchronous:
         for process in self._workers.processes:
             process.kill()
             process.join()
+        self._workers.error_queue.close()
+        # Its locks must go now: a traceback may keep the workers until a garbage collection, and one inside
+        # multiprocessing's resource tracker would call it reentrantly.
+        del self._workers.error_queue
         self._workers.closed = True
 
 

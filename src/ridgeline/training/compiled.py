@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt
 
 from ridgeline.environments.base import Running, advance, start_episodes, where_ended
 from ridgeline.training.devices import over_seeds
@@ -146,10 +146,10 @@ def chunk(
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
-def begin(algorithm: Algorithm[Any, Any], env: Environment[Any], seeds: Int[Array, "S"], *, mesh: Mesh) -> Lane:
+def begin(algorithm: Algorithm[Any, Any], env: Environment[Any], seeds: UInt[Array, "S"], *, mesh: Mesh) -> Lane:
     """Every seed before its first step."""
 
-    def one_seed(seed: Int[Array, ""], shared: tuple[Any, Any]) -> Lane:
+    def one_seed(seed: UInt[Array, ""], shared: tuple[Any, Any]) -> Lane:
         return begin_lane(*shared, jax.random.key(seed))
 
     return over_seeds(one_seed, mesh, (seeds,), (algorithm, env))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree
 
 from ridgeline.training.devices import map_seeds, over_seeds
 from ridgeline.types import Action, Algorithm, Carry, Environment, HostEnvironment, HostFactory, Obs
@@ -23,7 +23,7 @@ class Episodes(NamedTuple):
     lengths: Int[Any, "S E"]
 
 
-def evaluation_keys(seed: int, count: int) -> PRNGKeyArray:
+def evaluation_keys(seed: int, count: int) -> Key[Array, "E"]:
     """One key an episode: the same starts for every policy that is evaluated with this seed."""
     return jax.random.split(jax.random.fold_in(jax.random.key(seed), count), count)
 
@@ -49,7 +49,7 @@ def play(
     algorithm: Algorithm[Any, Any],
     env: Environment[Any],
     policies: Any,
-    keys: PRNGKeyArray,
+    keys: Key[Array, "E"],
     limit: Int[Array, ""],
     *,
     mesh: Mesh,

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree, UInt
 
 from ridgeline.environments.base import where_ended
 from ridgeline.training.compiled import (
@@ -26,7 +26,7 @@ from ridgeline.types import Action, Algorithm, Carry, EnvSpec, HostFactory, Obs,
 
 
 @functools.partial(jax.jit, static_argnames="spec")
-def begin(algorithm: Algorithm[Any, Any], seeds: Int[Array, "S"], *, spec: EnvSpec) -> tuple[PRNGKeyArray, Any]:
+def begin(algorithm: Algorithm[Any, Any], seeds: UInt[Array, "S"], *, spec: EnvSpec) -> tuple[Key[Array, "S"], Any]:
     """Every seed's key and state before its first step."""
     keys = jax.vmap(jax.random.key)(seeds)
     return keys, map_seeds(lambda key: algorithm.init(key_for(key, "init"), spec), keys)
@@ -35,7 +35,7 @@ def begin(algorithm: Algorithm[Any, Any], seeds: Int[Array, "S"], *, spec: EnvSp
 @functools.partial(jax.jit, static_argnames="spec")
 def act(
     algorithm: Algorithm[Any, Any],
-    keys: PRNGKeyArray,
+    keys: Key[Array, "S"],
     policies: PyTree[Array],
     carry: Carry,
     ended: Bool[Array, "S N"],
@@ -64,7 +64,7 @@ def act(
 @functools.partial(jax.jit, donate_argnames="states")
 def learn(
     algorithm: Algorithm[Any, Any],
-    keys: PRNGKeyArray,
+    keys: Key[Array, "S"],
     states: PyTree[Array],
     rows: Transition,
     carry: Carry,

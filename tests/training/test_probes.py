@@ -1,0 +1,107 @@
+"""Both runners drive every algorithm to the known answers of the probes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from miniatures import ALGORITHMS, LEARNED, SEEDS, TwinFactory, compilations, quick
+
+from ridgeline.algorithms import REGISTRY
+from ridgeline.environments.probes import PROBE_COUNT, Forever, Probe
+from ridgeline.errors import UsageError
+from ridgeline.training.hosted import Hosted
+from ridgeline.training.runner import Compiled, Runner
+
+GAMMA = 0.9
+SEEN = {0: (0.0,), 1: (-1.0, 1.0), 2: (0.0, 1.0), 3: (0.0,), 4: (-1.0, 1.0)}
+CHOOSING = (3, 4)  # the probes where the action matters
+
+# What an algorithm holds an observation to be worth: V(s), or Q(s, a) for each a.
+VALUES = {
+    "dqn": lambda policy, obs: policy.network(policy.read(obs)),
+    "ppo": lambda policy, obs: policy.network.state_value(policy.read(obs)),
+}
+
+
+def accepts_continuous(name: str) -> bool:
+    try:
+        quick(name).check(Probe(0, continuous=True).spec)
+    except UsageError:
+        return False
+    return True
+
+
+KINDS = [(name, continuous) for name in ALGORITHMS for continuous in (False, True)]
+KINDS = [(name, continuous) for name, continuous in KINDS if not continuous or accepts_continuous(name)]
+both_runners = pytest.mark.parametrize("hosted", [False, True], ids=["compiled", "hosted"])
+
+
+def make(algorithm, env, hosted: bool) -> Runner:
+    return Hosted(algorithm, TwinFactory(env, SEEDS), SEEDS) if hosted else Compiled(algorithm, env, SEEDS)
+
+
+def train(algorithm, env, hosted: bool, iterations: int = LEARNED):
+    runner = make(algorithm, env, hosted)
+    runner.run(0, iterations, float(iterations * algorithm.num_envs * algorithm.rollout_length))
+    return runner.policies
+
+
+@jax.jit
+def answers(algorithm, policies, obs):
+    """Greedy actions and values [S, X] at the observations."""
+    values = VALUES[next(name for name, record in REGISTRY.items() if isinstance(algorithm, record))]
+
+    def answer(policy, x):
+        return algorithm.greedy(jax.random.key(0), policy, (), x)[0], values(policy, x)
+
+    return jax.vmap(jax.vmap(answer, (None, 0)), (0, None))(policies, obs)
+
+
+@both_runners
+@pytest.mark.parametrize("probe", range(PROBE_COUNT))
+@pytest.mark.parametrize(("name", "continuous"), KINDS)
+def test_learns_the_known_answers(name: str, continuous: bool, probe: int, hosted: bool) -> None:
+    algorithm, env = quick(name), Probe(probe, continuous)
+    policies = train(algorithm, env, hosted)
+    actions, values = map(np.asarray, answers(algorithm, policies, jnp.array([[-1.0], [0.0], [1.0]])))
+    for x in SEEN[probe]:
+        obs, at = jnp.array([x]), int(x) + 1
+        if probe in CHOOSING:
+            expected = np.broadcast_to(env.optimal_action(obs), actions[:, at].shape)
+            np.testing.assert_allclose(actions[:, at], expected, atol=0.1)
+        if values.ndim == 2:
+            np.testing.assert_allclose(values[:, at], env.value(obs, GAMMA), atol=0.1)
+        else:
+            for a in (0, 1):
+                expected = env.action_value(obs, jnp.int32(a), GAMMA)
+                np.testing.assert_allclose(values[:, at, a], expected, atol=0.1)
+
+
+@both_runners
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_truncated_episode_is_worth_as_if_it_went_on(name: str, hosted: bool) -> None:
+    algorithm = quick(name)
+    policies = train(algorithm, Forever(), hosted)
+    _, values = answers(algorithm, policies, jnp.ones((1, 1)))
+    np.testing.assert_allclose(values, 1 / (1 - GAMMA), atol=0.1)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_one_compilation_serves_all_probes(name: str) -> None:
+    algorithm = quick(name)
+    train(algorithm, Probe(0), hosted=False, iterations=1)
+    with compilations() as compiled:
+        for probe in range(PROBE_COUNT):
+            train(algorithm, Probe(probe), hosted=False, iterations=1)
+    assert compiled == []
+
+
+def test_a_static_network_that_never_moves_is_what_targets_are_made_of() -> None:
+    algorithm = quick("dqn", tau=0.0)
+    runner = make(algorithm, Probe(2), hosted=False)
+    first = runner.policies
+    at_one = answers(algorithm, first, jnp.array([[-1.0], [0.0], [1.0]]))[1][:, 2]
+    runner.run(0, LEARNED, 32.0 * LEARNED)
+    at_zero = answers(algorithm, runner.policies, jnp.array([[-1.0], [0.0], [1.0]]))[1][:, 1]
+    expected = np.broadcast_to(GAMMA * np.max(at_one, 1, keepdims=True), at_zero.shape)
+    np.testing.assert_allclose(at_zero, expected, atol=0.1)
