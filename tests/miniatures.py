@@ -143,7 +143,6 @@ class Dice(eqx.Module):
     """
 
     limit: int | None = eqx.field(default=5, static=True)
-    mortal: float = 0.25
 
     @property
     def spec(self) -> EnvSpec:
@@ -156,7 +155,7 @@ class Dice(eqx.Module):
     def step(self, key: jax.Array, state: DiceState, action: Array) -> tuple[DiceState, Step]:
         reward = jnp.where(action[1] == state.taken, action[0] * state.draw, 1_000.0)
         state = DiceState(state.taken + 1, jax.random.uniform(key))
-        return state, Step(self._see(state), reward, state.draw < self.mortal, jnp.array(False))
+        return state, Step(self._see(state), reward, state.draw < 0.25, jnp.array(False))
 
     def _see(self, state: DiceState) -> Array:
         return jnp.stack([state.taken.astype(float), state.draw])
@@ -179,12 +178,13 @@ class Recorder(Algorithm[Recording, Array]):
 
     num_envs: int = size(3)
     rollout_length: int = size(4)
-    ceiling: float = real(float("inf"))
+    ceiling: float = real(1e9)
     doom: float = real(2.0)
 
     def init(self, key: jax.Array, spec: EnvSpec) -> Recording:
         shape = (self.rollout_length, self.num_envs)
-        row = jax.tree.map(lambda x: jnp.zeros((*shape, *x.shape), x.dtype), example_transition(spec))
+        row = example_transition(spec)._replace(action=jnp.zeros(4))
+        row = jax.tree.map(lambda x: jnp.zeros((*shape, *x.shape), x.dtype), row)
         carry = jnp.zeros(self.num_envs, jnp.int32)
         return Recording(jax.random.uniform(key, minval=1, maxval=2), Rollout(row, carry), jnp.zeros(()))
 

@@ -131,7 +131,7 @@ def _parse[Flags](kind: type[Flags], default: Flags, program: str, words: list[s
 def _first_sentence(box: str) -> str:
     """What a framed message of the parser says, in one line: its text up to the first rule, and the near match."""
     rows = [re.sub(r"^[│|]\s?|\s*[│|]$", "", line).strip() for line in box.splitlines()]
-    text, *rest = " ".join(row if not set(row) <= set("─╭╮╰╯ ") else "\n" for row in rows[1:]).split("\n")
+    text, *rest = " ".join(row if not set(row) <= set("─╭╮╰╯-+ ") else "\n" for row in rows[1:]).split("\n")
     near = re.search(r"Perhaps you meant: +(--[\w-]+)", " ".join(rest))
     return " ".join(text.split()) + (f": did you mean {near[1]}?" if near else "")
 
@@ -167,6 +167,7 @@ def _train(words: list[str]) -> int:
     from ridgeline.algorithms import by_name
 
     by_name(algorithm)
+    sys.path.insert(0, os.getcwd())  # so that module:Id finds a file beside the user
     found = make(env, backend)
     chosen = resolve(algorithm, found)
     kind = dataclasses.make_dataclass("Train", [("run", TrainFlags), ("algorithm", type(chosen.algorithm))])

@@ -19,7 +19,7 @@ ACTION_MASK = "action_mask"
 # Arrays are JAX's inside a compiled function and NumPy's on a host, so records of both say Any for their kind.
 type Obs = PyTree[Any]
 type Action = Any
-type Carry = PyTree[Array]
+type Carry = PyTree[Array | np.ndarray]
 type Metrics = dict[str, Float[Array, ""]]
 
 
@@ -224,9 +224,14 @@ class HostEnvironment(Protocol):
 
 @runtime_checkable
 class HostFactory(Protocol):
-    """Builds host environments of one kind, as many side by side as a runner needs."""
+    """Builds host environments of one kind, as many side by side as a runner needs.
+
+    `reseeds`: whether every episode begins from the seed that `reset` is given, or only the first of each row.
+    """
 
     spec: EnvSpec
+    backend: str
+    reseeds: bool
 
     def build(self, num_envs: int) -> HostEnvironment:
         """`num_envs` fresh environments."""

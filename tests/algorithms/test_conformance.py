@@ -10,7 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from miniatures import ALGORITHMS, TINY, action_counts, assert_same, index, numpy_leaves, random_obs, random_rollout, tiny
+from miniatures import (
+    ALGORITHMS,
+    TINY,
+    action_counts,
+    assert_same,
+    index,
+    numpy_leaves,
+    random_obs,
+    random_rollout,
+    tiny,
+)
 
 from ridgeline.algorithms import REGISTRY
 from ridgeline.errors import UsageError

@@ -32,3 +32,12 @@ def test_bit_for_bit(name: str, env, seeds: tuple[int, ...]) -> None:
     # Metrics alone may be summed in another order where XLA fuses them with the update.
     assert_same(hosted_summary, summary, rtol=1e-5, atol=1e-6)
     assert_same(hosted_summary[2:], summary[2:], rtol=1e-6)
+
+
+def test_pendulum_to_rounding() -> None:
+    """XLA contracts products and sums of the dynamics otherwise in a scan: a step differs by an ulp or two."""
+    algorithm = quick("ppo", learning_rate=1e-3)
+    (state, obs, summary), (hosted_state, hosted_obs, hosted_summary) = run_both(algorithm, Pendulum(), (3, 8))
+    assert_same(hosted_state, state, atol=1e-6, rtol=1e-6)
+    assert_same(hosted_obs, obs, atol=1e-4)
+    assert_same(hosted_summary[2:], summary[2:], rtol=1e-5)

@@ -18,7 +18,7 @@ class Recorded:
     """What every seed was handed in each iteration, and the summaries."""
 
     def __init__(self, hosted: bool, factory=SteppedFactory):
-        env, algorithm = Dice(mortal=np.float32(0.25)), prepare(Recorder())
+        env, algorithm = Dice(), prepare(Recorder())
         runner = Hosted(algorithm, factory(env), SEEDS) if hosted else Compiled(algorithm, env, SEEDS)
         states, self.summaries = [], []
         for i in range(ITERATIONS):

@@ -28,6 +28,8 @@ class EnvPoolFactory:
     """
 
     spec: EnvSpec
+    backend = "envpool"
+    reseeds = False
 
     def __init__(self, env: str, max_episode_steps: int | None = None, **options: Any):
         if taken := sorted(OWN_OPTIONS & options.keys()):

@@ -43,6 +43,8 @@ class GymnasiumFactory:
     """
 
     spec: EnvSpec
+    backend: str
+    reseeds = True
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class GymnasiumFactory:
                 f"options {sorted(options)} need an environment id: give them to your callable instead"
             )
         self._vector = vector
+        self.backend = "gymnasium" if vector == "sync" else "gymnasium-async"
         self._timeout = timeout
         self._instance: GymEnv | None = None
         self._serving: Synchronous | None = None

@@ -16,6 +16,8 @@ class SteppedFactory:
     """Builds host environments out of one pure-JAX environment."""
 
     spec: EnvSpec
+    backend = "stepped"
+    reseeds = True
 
     def __init__(self, env: Environment[Any]):
         self.spec = env.spec

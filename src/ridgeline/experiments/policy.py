@@ -84,7 +84,7 @@ def load_policy(path: str | Path, algorithm: Algorithm[Any, Any] | None = None) 
     except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise FileError(f"{path}: not a readable policy ({error}): train again or restore it") from error
     algorithm = prepare(algorithm)
-    shapes = jax.eval_shape(lambda: algorithm.policy(algorithm.init(jax.random.key(0), spec)))
+    shapes = jax.eval_shape(lambda a: a.policy(a.init(jax.random.key(0), spec)), algorithm)
     return Policy(algorithm, spec, _fill(shapes, arrays, str(path)))
 
 

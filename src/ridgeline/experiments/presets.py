@@ -39,6 +39,19 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("ppo", "Pendulum-v1"): Preset(
         PPO(num_envs=4, rollout_length=1024, epochs=10, batch_size=256, gamma=0.9, learning_rate=1e-3), 100_000
     ),
+    ("ppo", "LunarLander-v3"): Preset(
+        PPO(
+            num_envs=16,
+            rollout_length=1024,
+            epochs=4,
+            batch_size=64,
+            gamma=0.999,
+            gae_lambda=0.98,
+            entropy_coef=0.01,
+            learning_rate=3e-4,
+        ),
+        1_000_000,
+    ),
     ("dqn", "CartPole-v1"): Preset(
         DQN(
             num_envs=8,

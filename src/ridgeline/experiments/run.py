@@ -74,6 +74,8 @@ class Training:
             evaluation_episodes=settings.evaluation_episodes,
         )
         _check_memory(required_bytes(self.algorithm, env.spec, len(settings.seeds)))
+        if self.plan.iterations >= 2**31:
+            raise UsageError(f"{settings.steps} steps are {self.plan.iterations} iterations: at most 2³¹ − 1")
         self.folder = _new_folder(settings, algorithm_name(algorithm), env.spec.id)
         self.seconds = {"import": ridgeline.import_seconds, "compile": 0.0, "run": 0.0}
         self._write_config()
@@ -142,10 +144,10 @@ class Training:
             sink.close()
         if hasattr(self, "runner"):
             policies = jax.device_get(self.runner.policies)
+            self.runner.close()
             if all(np.isfinite(x).all() for x in jax.tree.leaves(policies)):
                 self.save_policies(policies)
-            self.runner.close()
-            page.write(self.folder)
+                page.write(self.folder)
 
     def save_policies(self, stacked: Any) -> None:
         """Write what acts now, of every seed."""
@@ -290,7 +292,7 @@ def algorithm_name(algorithm: Algorithm[Any, Any]) -> str:
 
 def backend_name(env: Found) -> str:
     """What steps the environment."""
-    return getattr(env, "backend", "host") if isinstance(env, HostFactory) else "jax"
+    return env.backend if isinstance(env, HostFactory) else "jax"
 
 
 def _check(settings: Settings) -> None:
@@ -298,6 +300,8 @@ def _check(settings: Settings) -> None:
         raise UsageError(f"steps is {settings.steps}: it must be at least 1")
     if settings.steps > 10**15:
         raise UsageError(f"steps is {settings.steps}: no machine gets so far, the most is 10¹⁵")
+    if settings.name is not None and Path(settings.name).name != settings.name:
+        raise UsageError(f"run {settings.name!r} is not a plain folder name: give the folder with --out")
     if not settings.seeds:
         raise UsageError("no seeds: give at least one")
     if len(set(settings.seeds)) < len(settings.seeds):

@@ -4,7 +4,7 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ridgeline.errors import StorageError, UsageError
 from ridgeline.training.loop import Row
@@ -12,6 +12,7 @@ from ridgeline.training.loop import Row
 SINKS = ("csv", "tensorboard")
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Takes the log rows of a run."""
 
@@ -27,6 +28,7 @@ class JsonLines:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "metrics.jsonl"
+        self.path.touch()
 
     def write(self, rows: Sequence[Row]) -> None:
         """Append each row, in one write."""

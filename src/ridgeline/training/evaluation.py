@@ -109,7 +109,8 @@ def evaluate_hosted(
     algorithm: Algorithm[Any, Any], factory: HostFactory, policies: Any, seed: int, episodes: int
 ) -> Episodes:
     """Greedy episodes [S, E] on host environments of their own, from starts that `seed` decides."""
-    slots = min(episodes, 16)
+    # Where only a row's first episode obeys its seed, every episode has a row of its own.
+    slots = min(episodes, 16) if factory.reseeds else episodes
     env = factory.build(slots * jax.tree.leaves(policies)[0].shape[0])
     try:
         return play_hosted(algorithm, env, policies, seed, episodes, slots)

@@ -26,7 +26,9 @@ from ridgeline.types import Action, Algorithm, Carry, EnvSpec, HostFactory, Obs,
 
 
 @functools.partial(jax.jit, static_argnames="spec")
-def begin(algorithm: Algorithm[Any, Any], seeds: UInt[Array, "S"], *, spec: EnvSpec) -> tuple[Key[Array, "S"], Any]:
+def begin(
+    algorithm: Algorithm[Any, Any], seeds: UInt[Array, "S"], *, spec: EnvSpec
+) -> tuple[Key[Array, "S"], Any]:
     """Every seed's key and state before its first step."""
     keys = jax.vmap(jax.random.key)(seeds)
     return keys, map_seeds(lambda key: algorithm.init(key_for(key, "init"), spec), keys)

@@ -103,7 +103,7 @@ def required_bytes(algorithm: Algorithm[Any, Any], spec: EnvSpec, num_seeds: int
     def total(tree: PyTree[Any], each: int = 1) -> int:
         return sum(x.size * x.dtype.itemsize * each for x in jax.tree.leaves(tree))
 
-    state = jax.eval_shape(lambda: algorithm.init(jax.random.key(0), spec))
+    state = jax.eval_shape(lambda a: a.init(jax.random.key(0), spec), algorithm)
     row = jax.eval_shape(lambda: example_transition(spec))
     return num_seeds * (total(state) + total(row, algorithm.num_envs * algorithm.rollout_length))
 
@@ -131,6 +131,6 @@ def _check_range(name: str, value: Any, low: float | int, high: float | int, who
     numeric = isinstance(value, int | np.integer if whole else int | float | np.number | np.ndarray)
     if not numeric or isinstance(value, bool):
         raise UsageError(f"{name} is {value!r}: it must be {kind}")
-    if not low <= float(value) <= high:  # false for NaN
+    if not (low <= float(value) <= high and math.isfinite(value)):  # NaN compares false
         bounds = f"from {low:g} to {high:g}" if math.isfinite(high) else f"at least {low:g}"
         raise UsageError(f"{name} is {value}: it must be {kind} {bounds}")
