@@ -233,7 +233,7 @@ def study():
     def run(taken):
         learner = jnp.zeros((), jnp.int32), jnp.zeros(UPDATES + 1), jnp.zeros((UPDATES + 1, 4))
         steps = Steps(taken, jnp.asarray(1e6), jnp.zeros((), jnp.int32))
-        return replay.study(jax.random.key(0), learner, memory, rollout, steps, GAMMA, learn)
+        return replay.study(jax.random.key(0), learner, memory, rollout, steps, GAMMA, lambda obs: obs, learn)
 
     return lambda taken: run(jnp.asarray(taken, float))
 

@@ -7,7 +7,8 @@ import optax
 import pytest
 import scipy.stats
 
-from ridgeline.optimisation import descend, epochs, optimiser_state, polyak
+from ridgeline.minibatches import epochs
+from ridgeline.optimisation import descend, optimiser_state, polyak
 
 PARAMS = {"w": jnp.asarray([[1.0, -2.0], [0.5, 3.0]]), "b": jnp.asarray([0.1, -0.2])}
 REFERENCES = {"adam": lambda rate: optax.adam(rate, eps=1e-5), "sgd": optax.sgd}

@@ -51,7 +51,7 @@ class Categorical(Distribution):
         return jax.random.categorical(key, self.logits).astype(jnp.int32)
 
     def log_prob(self, action: Int[Array, ""]) -> Float[Array, ""]:
-        """Log softmax(logits)ₐ."""
+        """log softmax(logits)ₐ."""
         # A masked sum: its gradient is elementwise, that of an index is a scatter, far slower on a CPU.
         return jnp.sum(jnp.where(jnp.arange(self.logits.size) == action, self._log_probs(), 0))
 
@@ -106,7 +106,7 @@ class DiagonalGaussian(Distribution):
     log_std: Float[Array, "d"]
 
     def sample(self, key: PRNGKeyArray) -> Float[Array, "d"]:
-        """Mean + std · standard normal noise."""
+        """mean + std · standard normal noise."""
         return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape)
 
     def log_prob(self, action: Float[Array, "d"]) -> Float[Array, ""]:

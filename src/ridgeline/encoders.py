@@ -23,7 +23,7 @@ _ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "elu": jax.nn.elu, "silu"
 
 
 class Linear(eqx.Module):
-    """Y = x W + b."""
+    """y = x W + b."""
 
     weight: Float[Array, "n m"]
     bias: Float[Array, "m"]
@@ -41,7 +41,7 @@ class Linear(eqx.Module):
 
 
 class MLP(eqx.Module):
-    """H ← σ(h W + b), layer after layer; with no layers, the identity."""
+    """h ← σ(h W + b), layer after layer; with no layers, the identity."""
 
     layers: tuple[Linear, ...]
     activation: Activation = eqx.field(static=True)

@@ -1,5 +1,6 @@
 """The memory of off-policy algorithms: a ring of transitions [rows, N], and how an algorithm learns from it."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,10 @@ class Batch(eqx.Module):
     continues: Bool[Array, "..."]
     discount: Float[Array, "..."]
     index: Int[Array, "... 2"]
+
+    def read_through(self, read: Callable[[Obs], Obs]) -> "Batch":
+        """The batch with its observations as a network sees them."""
+        return dataclasses.replace(self, obs=jax.vmap(read)(self.obs), next_obs=jax.vmap(read)(self.next_obs))
 
 
 class Memory(eqx.Module):
@@ -130,6 +135,7 @@ class Replay(eqx.Module):
         rollout: Rollout,
         steps: Steps,
         gamma: Float[Array, ""] | float,
+        read: Callable[[Obs], Obs],
         learn: Callable[[PRNGKeyArray, Learner, Batch], tuple[Learner, Metrics]],
     ) -> tuple[Learner, Memory, Metrics]:
         """Store the rollout; once `warmup` steps are taken, learn from `updates` minibatches, one by one."""
@@ -137,7 +143,8 @@ class Replay(eqx.Module):
 
         def one(learner: Learner, key: PRNGKeyArray) -> tuple[Learner, Metrics]:
             sample_key, learn_key = jax.random.split(key)
-            return learn(learn_key, learner, memory.sample(sample_key, self.batch_size, self.window, gamma))
+            batch = memory.sample(sample_key, self.batch_size, self.window, gamma)
+            return learn(learn_key, learner, batch.read_through(read))
 
         def work(learner: Learner) -> tuple[Learner, Any]:
             learner, metrics = jax.lax.scan(one, learner, jax.random.split(key, self.updates))

@@ -17,7 +17,7 @@ class Total(eqx.Module):
     low: Float[Array, "*shape"]
 
     def add(self, x: Float[Array, "*shape"]) -> "Total":
-        """Self + x; what the high word cannot hold is kept in the low word."""
+        """self + x; what the high word cannot hold is kept in the low word."""
         high = self.high + x
         lost = jnp.where(jnp.abs(self.high) >= jnp.abs(x), (self.high - high) + x, (x - high) + self.high)
         low = self.low + lost

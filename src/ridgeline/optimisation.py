@@ -1,12 +1,11 @@
-"""Gradient steps, target copies and minibatch passes."""
+"""Gradient steps and target copies."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PyTree
 
 type OptimiserName = Literal["adam", "sgd"]
 
@@ -41,29 +40,3 @@ def descend[Params: PyTree[Array]](
 def polyak[Params: PyTree[Array]](target: Params, params: Params, tau: Float[Array, ""] | float) -> Params:
     """φ′ ← τ φ + (1 − τ) φ′; τ = 1 copies exactly."""
     return jax.tree.map(lambda old, new: jnp.where(tau == 1, new, old + tau * (new - old)), target, params)
-
-
-def epochs[Learner, Data: PyTree[Array], Out](
-    key: PRNGKeyArray,
-    learn: Callable[[Learner, Data], tuple[Learner, Out]],
-    learner: Learner,
-    data: Data,
-    count: int,
-    batch_size: int,
-) -> tuple[Learner, Out]:
-    """Pass `count` times over the rows of `data`, in minibatches cut from a fresh permutation each time.
-
-    `batch_size` divides the number of rows. Outputs of `learn` are stacked [count, minibatches].
-    """
-    rows = jax.tree.leaves(data)[0].shape[0]
-
-    def one_epoch(learner: Learner, key: PRNGKeyArray) -> tuple[Learner, Out]:
-        # One sort of random words; jax.random.permutation sorts several times.
-        order = jnp.argsort(jax.random.bits(key, (rows,)))
-
-        def one_batch(learner: Learner, index: Array) -> tuple[Learner, Out]:
-            return learn(learner, jax.tree.map(lambda x: x[index], data))
-
-        return jax.lax.scan(one_batch, learner, order.reshape(-1, batch_size))
-
-    return jax.lax.scan(one_epoch, learner, jax.random.split(key, count))

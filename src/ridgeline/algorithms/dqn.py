@@ -9,8 +9,6 @@ only cut by a time limit. Convergence is not guaranteed: the max backup contract
 projects in L2.
 """
 
-import dataclasses
-from collections.abc import Callable
 from functools import partial
 
 import equinox as eqx
@@ -46,7 +44,7 @@ class State(eqx.Module):
 
 
 def td_target(selector: ActionValues, static: ActionValues, x: Batch) -> Float[Array, ""]:
-    """Y = r + d Q(s′, a*; φ′), a* = argmaxₐ Q(s′, a; selector); d = γᵏ, or 0 where s′ is terminal."""
+    """y = r + d Q(s′, a*; φ′), a* = argmaxₐ Q(s′, a; selector); d = γᵏ, or 0 where s′ is terminal."""
     best = jnp.argmax(selector(x.next_obs))
     return x.reward + x.discount * static(x.next_obs)[best]
 
@@ -132,23 +130,17 @@ class DQN(Algorithm[State, Policy[ActionValues]]):
     def update(self, key: PRNGKeyArray, state: State, rollout: Rollout, steps: Steps) -> tuple[State, Metrics]:
         """Store the rollout, then learn from minibatches of the memory."""
         learning_rate = self.learning_rate * (1 - self.learning_rate_anneal * steps.progress)
-        learn = partial(self.learn, jax.vmap(state.normaliser), learning_rate)
+        learn = partial(self.learn, learning_rate)
         learner, memory, metrics = self.replay.study(
-            key, state.learner, state.memory, rollout, steps, self.gamma, learn
+            key, state.learner, state.memory, rollout, steps, self.gamma, state.normaliser, learn
         )
         metrics |= {"train/learning_rate": learning_rate, "rollout/exploration_rate": self.epsilon(steps)}
         return State(learner, memory, state.normaliser.fold(rollout.transitions.obs)), metrics
 
     def learn(
-        self,
-        read: Callable[[Obs], Obs],
-        learning_rate: Float[Array, ""],
-        key: PRNGKeyArray,
-        learner: Learner,
-        batch: Batch,
+        self, learning_rate: Float[Array, ""], key: PRNGKeyArray, learner: Learner, batch: Batch
     ) -> tuple[Learner, Metrics]:
         """One gradient step on one minibatch, then the static network's move when it is due."""
-        batch = dataclasses.replace(batch, obs=read(batch.obs), next_obs=read(batch.next_obs))
         selector = learner.online if self.double else learner.static
         targets = jax.vmap(lambda x: td_target(selector, learner.static, x))(batch)
 

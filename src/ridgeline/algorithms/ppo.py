@@ -23,9 +23,10 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from ridgeline.distributions import log_prob
 from ridgeline.encoders import Activation, EncoderBuilder, Linear, build_encoder
 from ridgeline.errors import UsageError
+from ridgeline.minibatches import epochs
 from ridgeline.networks import ActorCritic, Policy, PolicyHead
 from ridgeline.normalisation import ObservationNormaliser, RewardNormaliser
-from ridgeline.optimisation import OptimiserName, descend, epochs, optimiser_state
+from ridgeline.optimisation import OptimiserName, descend, optimiser_state
 from ridgeline.returns import explained_variance, gae
 from ridgeline.types import (
     Action,

@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt
 
 from ridgeline.environments.base import Running, advance, start_episodes, where_ended
 from ridgeline.training.devices import over_seeds
-from ridgeline.types import Action, Algorithm, Environment, EnvSpec, Metrics, Obs, Rollout, Steps, Transition
+from ridgeline.training.summary import Summary, summarise
+from ridgeline.types import Action, Algorithm, Environment, EnvSpec, Obs, Rollout, Steps, Transition
 
 
 class Lane(NamedTuple):
@@ -25,20 +26,6 @@ class Lane(NamedTuple):
     running: Running
     carry: PyTree[Array]
     episode_return: Float[Array, "N"]
-
-
-class Summary(NamedTuple):
-    """Sums over a chunk of one seed: of each metric and how often it was measured, and of finished episodes.
-
-    `broken` counts the iterations after which a parameter was not finite.
-    """
-
-    metrics: dict[str, Float[Any, ""]]
-    counts: dict[str, Float[Any, ""]]
-    broken: Float[Any, ""]
-    episodes: Float[Any, ""]
-    return_sum: Float[Any, ""]
-    length_sum: Float[Any, ""]
 
 
 def key_for(seed_key: PRNGKeyArray, use: str) -> PRNGKeyArray:
@@ -100,19 +87,6 @@ def iterate(
     state, metrics = algorithm.update(update_key, lane.state, Rollout(transitions, lane.carry), steps)
     return Lane(lane.key, state, running, carry, total), summarise(
         algorithm.policy(state), metrics, *map(jnp.sum, finished)
-    )
-
-
-def summarise(
-    policy: PyTree[Array], metrics: Metrics, episodes: Array, return_sum: Array, length_sum: Array
-) -> Summary:
-    """One iteration as a summary; a metric that is NaN was not measured."""
-    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(policy)]))
-    measured = {name: ~jnp.isnan(x) for name, x in metrics.items()}
-    return Summary(
-        {name: jnp.where(measured[name], x, 0) for name, x in metrics.items()},
-        {name: there.astype(float) for name, there in measured.items()},
-        *(x.astype(float) for x in (~finite, episodes, return_sum, length_sum)),
     )
 
 

@@ -13,15 +13,14 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree, UInt
 
 from ridgeline.environments.base import where_ended
 from ridgeline.training.compiled import (
-    Summary,
     act_everywhere,
     begin_carry,
     iteration_keys,
     key_for,
-    summarise,
 )
 from ridgeline.training.devices import map_seeds
 from ridgeline.training.evaluation import Episodes, episode_seeds, evaluate_hosted, merge_rows
+from ridgeline.training.summary import Summary, summarise
 from ridgeline.types import Action, Algorithm, Carry, EnvSpec, HostFactory, Obs, Rollout, Steps, Transition
 
 

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 from ridgeline.errors import NumericalError
-from ridgeline.training.compiled import Summary
 from ridgeline.training.evaluation import Episodes
 from ridgeline.training.runner import Runner
+from ridgeline.training.summary import Summary
 from ridgeline.types import Algorithm
 
 type Row = dict[str, float | int | None]

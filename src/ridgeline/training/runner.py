@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ridgeline.errors import UsageError
-from ridgeline.training.compiled import Summary, begin, chunk
+from ridgeline.training.compiled import begin, chunk
 from ridgeline.training.devices import pad_seeds, seed_mesh
 from ridgeline.training.evaluation import Episodes, evaluate_compiled, evaluation_keys, play
 from ridgeline.training.hosted import Hosted
+from ridgeline.training.summary import Summary
 from ridgeline.types import Algorithm, Environment, EnvSpec, HostFactory, example_transition
 
 
