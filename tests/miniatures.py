@@ -68,6 +68,7 @@ QUICK = {
     "replay": Replay(capacity=512, batch_size=32, warmup=64, updates=6),
 }
 SEEDS = (0, 1, 2, 3, 4)
+TEN = tuple(range(10))
 
 
 def tiny(name: str, **changes: Any) -> Any:

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium
@@ -11,14 +10,25 @@ import pytest
 
 from ridgeline import cli
 
-QUICK = "--evaluation-episodes 2 --evaluations 1 --final-episodes 3 --hidden 8 --seeds 2".split()
+QUICK = [
+    "--evaluation-episodes",
+    "2",
+    "--evaluations",
+    "1",
+    "--final-episodes",
+    "3",
+    "--hidden",
+    "8",
+    "--seeds",
+    "2",
+]
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "_use_all_cores", lambda device: None)  # devices are fixed once JAX has started
-    yield
+    return
 
 
 def run(command: str | list[str]) -> int:
@@ -57,7 +67,18 @@ def test_quiet_prints_only_the_result(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_sinks(tmp_path: Path) -> None:
-    command = "train ppo CartPole-v1 --steps 512 --quiet --run sinks --csv --tensorboard".split()
+    command = [
+        "train",
+        "ppo",
+        "CartPole-v1",
+        "--steps",
+        "512",
+        "--quiet",
+        "--run",
+        "sinks",
+        "--csv",
+        "--tensorboard",
+    ]
     assert run([*command, *QUICK]) == 0
     header, *rows = (tmp_path / "runs/sinks/metrics.csv").read_text().splitlines()
     assert "rollout/ep_rew_mean" in header.split(",")
@@ -138,10 +159,10 @@ class Fickle(gymnasium.Env):
     def __init__(self) -> None:
         self.steps = 0
 
-    def reset(self, *, seed=None, options=None):  # noqa: ANN001, ANN201
+    def reset(self, *, seed=None, options=None):
         return np.zeros(2, np.float32), {}
 
-    def step(self, action):  # noqa: ANN001, ANN201
+    def step(self, action):
         self.steps += 1
         obs, reward, terminated = np.zeros(2, np.float32), 1.0, False
         if self.steps == 6:

@@ -9,7 +9,8 @@ import pytest
 
 from ridgeline.distributions import Categorical, DiagonalGaussian, Product
 from ridgeline.encoders import Linear, build_encoder
-from ridgeline.networks import ActionValues, ActorCritic, PolicyHead, allowed_actions
+from ridgeline.networks import ActionValues, ActorCritic, Policy, PolicyHead, allowed_actions
+from ridgeline.normalisation import ObservationNormaliser
 from ridgeline.types import ACTION_MASK, ArraySpec, Continuous, Discrete, MultiDiscrete
 
 KEYS = jax.random.split(jax.random.key(0), 5)
@@ -113,6 +114,11 @@ def test_calling_gives_both_the_policy_and_the_value(action):
     policy, value = network(OBS)
     jax.tree.map(np.testing.assert_array_equal, policy, network.policy(network.encoder(OBS), OBS))
     assert value == network.state_value(OBS)
+
+
+def test_a_policy_reads_through_its_normaliser():
+    normaliser = ObservationNormaliser.create(VECTOR).fold(jnp.stack([OBS, OBS + 1, 3 * OBS]))
+    np.testing.assert_array_equal(Policy(actor_critic(ACTIONS[0]), normaliser).read(OBS), normaliser(OBS))
 
 
 def test_action_values_are_one_layer_over_the_features():

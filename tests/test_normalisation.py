@@ -141,6 +141,19 @@ def test_a_lone_image_or_category_passes_through(name):
     np.testing.assert_array_equal(normaliser(x[0]), x[0])
 
 
+def test_leading_axes_of_what_is_folded_in_are_free():
+    rollout = jax.tree.map(lambda x: x.reshape(5, 10, *x.shape[1:]), observations(4))
+    empty = ObservationNormaliser.create(tuple(PARTS.items()))
+    jax.tree.map(np.testing.assert_array_equal, empty.fold(rollout), empty.fold(observations(4)))
+
+
+def test_one_that_is_not_wanted_stays_the_identity():
+    seen = observations(5)
+    normaliser = ObservationNormaliser.create(tuple(PARTS.items()), wanted=False).fold(seen)
+    assert not jax.tree.leaves(normaliser)
+    assert all(x is seen[name] for name, x in normaliser(seen).items())
+
+
 def slow_scale(rollouts, gamma):
     """Rewards over the deviation of every discounted return so far, environment by environment."""
     returns, running = [], np.zeros(rollouts[0][0].shape[1])

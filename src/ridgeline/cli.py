@@ -215,8 +215,9 @@ def _use_all_cores(device: str | None) -> None:
     )
     try:
         jax.devices()
-    except RuntimeError as error:
-        raise UsageError(f"device {device} is not to be had here: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # which one depends on the platform
+        reason = " ".join(str(error).split())[:120]
+        raise UsageError(f"device {device or 'cpu'} is not to be had here: {reason}") from None
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -260,6 +261,7 @@ def _evaluate(words: list[str]) -> int:
         raise UsageError(f"no run {folder!r}, neither as a folder nor in runs/")
     if flags.episodes < 1:
         raise UsageError(f"episodes is {flags.episodes}: it must be at least 1")
+    sys.path.insert(0, os.getcwd())
     show_evaluation(Run(path), flags.env, flags.backend, flags.episodes, flags.seed)
     return 0
 

@@ -1,37 +1,25 @@
 """Seeds are independent, and nothing about how a run is cut into chunks changes it."""
 
+import functools
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from miniatures import ALGORITHMS, assert_same, index, numpy_leaves, quick
+from miniatures import ALGORITHMS, TEN, assert_same, index, numpy_leaves, quick
 
 from ridgeline.environments.classic import CartPole
+from ridgeline.training.compiled import Lane
 from ridgeline.training.runner import Compiled
 
 TOTAL = 1_000.0
-SHARED_OUT = """
-import jax
-jax.config.update("jax_num_cpu_devices", 2)
-from miniatures import assert_same, index, quick
-from ridgeline.environments.probes import Probe
-from ridgeline.training.runner import Compiled
-
-algorithm, seeds = quick("{name}"), (5, 6, 7)
-together, alone = Compiled(algorithm, Probe(4), seeds), Compiled(algorithm, Probe(4), (7,))
-assert together.mesh.size == 2 and alone.mesh.size == 1
-summary, expected = (runner.run(0, 8, 100.0) for runner in (together, alone))
-assert_same(index(together.lanes, 2), index(alone.lanes, 0))
-assert_same(index(summary, 2), index(expected, 0))
-episodes, expected = (runner.evaluate(0, 4) for runner in (together, alone))
-assert_same(index(episodes, 2), index(expected, 0))
-assert len(summary.episodes) == len(episodes.returns) == len(jax.tree.leaves(together.policies)[0]) == 3
-"""
+ITERATIONS = 10
 
 
-def run(name: str, seeds: tuple[int, ...], chunks: tuple[int, ...] = (10,), total: float = TOTAL, **changes):
+def run(name: str, seeds: tuple[int, ...], chunks: tuple[int, ...], total: float = TOTAL, **changes: Any) -> Lane:
     runner = Compiled(quick(name, **changes), CartPole(), seeds)
     first = 0
     for count in chunks:
@@ -40,55 +28,92 @@ def run(name: str, seeds: tuple[int, ...], chunks: tuple[int, ...] = (10,), tota
     return runner.lanes
 
 
-@pytest.fixture(scope="module", params=ALGORITHMS)
-def name(request) -> str:
-    return request.param
+@functools.cache
+def alone(name: str, seed: int) -> Lane:
+    return index(run(name, (seed,), (ITERATIONS,)), 0)
 
 
+@pytest.mark.parametrize("name", ALGORITHMS)
 def test_a_seed_among_ten_is_the_seed_alone(name: str) -> None:
-    together = run(name, tuple(range(10)))
+    together = run(name, TEN, (ITERATIONS,))
     for seed in (0, 7):
-        assert_same(index(together, seed), index(run(name, (seed,)), 0))
+        assert_same(index(together, seed), alone(name, seed))
 
 
-@pytest.mark.parametrize("chunks", [(3, 7), (1,) * 10], ids=str)
+@pytest.mark.parametrize("chunks", [(3, 7), (1,) * 10, (0, 10)], ids=str)
+@pytest.mark.parametrize("name", ALGORITHMS)
 def test_the_length_of_chunks_changes_nothing(name: str, chunks: tuple[int, ...]) -> None:
-    assert_same(run(name, (7,), chunks), run(name, (7,)))
+    assert_same(index(run(name, (7,), chunks), 0), alone(name, 7))
 
 
-def test_no_iterations_change_nothing(name: str) -> None:
-    assert_same(run(name, (7,), (0, 10)), run(name, (7,)))
-
-
+# What makes an algorithm's schedules constant, and what makes one of them fall.
 SCHEDULES = {"ppo": ({}, {"learning_rate_anneal": 0.5}), "dqn": ({"epsilon_end": 1.0}, {"epsilon_end": 0.0})}
 
 
+@pytest.mark.parametrize("name", ALGORITHMS)
 def test_the_total_matters_to_schedules_alone(name: str) -> None:
-    constant, scheduled = SCHEDULES[name]
-    short, long = (run(name, (7,), total=total, **constant) for total in (400.0, 4_000.0))
-    assert_same(short, long)
-    short, long = (numpy_leaves(run(name, (7,), total=total, **scheduled)) for total in (400.0, 4_000.0))
-    assert any((short[leaf] != long[leaf]).any() for leaf in short)
+    for changes, same in zip(SCHEDULES[name], (True, False), strict=True):
+        short, long = (
+            numpy_leaves(run(name, (7,), (ITERATIONS,), total, **changes)) for total in (400.0, 4_000.0)
+        )
+        assert all((short[leaf] == long[leaf]).all() for leaf in short) == same
 
 
-def test_two_seeds_share_nothing(name: str) -> None:
-    runner = Compiled(quick(name), CartPole(), tuple(range(10)))
-    first = np.asarray(runner.lanes.running.obs)
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_two_seeds_draw_two_networks(name: str) -> None:
+    runner = Compiled(quick(name), CartPole(), TEN)
     weights = [x for x in numpy_leaves(runner.policies).values() if x.ndim > 2]
-    assert (first[0] != first[1]).all()
     assert weights
-    assert all((x[0] != x[1]).any() for x in weights)
+    assert all(len({row.tobytes() for row in x}) == len(TEN) for x in weights)
+
+
+def test_seeds_draw_their_own_environments() -> None:
+    """No episode starts as another does, of whatever seed, environment or number."""
+    runner = Compiled(quick("dqn"), CartPole(), TEN)
+    starts = list(np.asarray(runner.lanes.running.obs).reshape(-1, 4))
     for i in range(20):
         runner.run(i, 1, TOTAL)
-        # Where both seeds' environments have just been reset
         running = runner.lanes.running
-        fresh = np.asarray((running.elapsed == 0) & (running.episode == 1))
-        for n in range(fresh.shape[1]):
-            starts = np.asarray(running.obs)[fresh[:, n], n]
-            assert len({row.tobytes() for row in starts}) == len(starts)
+        starts += list(np.asarray(running.obs)[np.asarray(running.elapsed) == 0])
+    assert len(starts) > len(TEN) * 8
+    assert len({start.tobytes() for start in starts}) == len(starts)
 
 
-def test_seeds_shared_out_over_devices_are_the_seeds_alone(name: str) -> None:
+# Three seeds on two devices: the second has one to train and one that fills up its share.
+SHARED_OUT = f"""
+import sys
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+import numpy as np
+from miniatures import ALGORITHMS, numpy_leaves, quick
+from ridgeline.environments.classic import CartPole
+from ridgeline.training.runner import Compiled
+
+for name in ALGORITHMS:
+    runner = Compiled(quick(name), CartPole(), (5, 6, 7))
+    assert runner.mesh.size == 2
+    summary = runner.run(0, {ITERATIONS}, {TOTAL})
+    assert summary.episodes.shape == (3,)
+    assert runner.evaluate(0, 2).returns.shape == (3, 2)
+    assert all(len(x) == 3 for x in jax.tree.leaves(runner.policies))
+    np.savez(f"{{sys.argv[1]}}/{{name}}.npz", **numpy_leaves(runner.lanes))
+"""
+
+
+@pytest.fixture(scope="module")
+def shared_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lanes of seeds 5, 6 and 7 that two devices shared out, a file for each algorithm."""
+    folder = tmp_path_factory.mktemp("lanes")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}
-    script = SHARED_OUT.format(name=name)
-    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+    subprocess.run([sys.executable, "-c", SHARED_OUT, str(folder)], env=environment, check=True)
+    return folder
+
+
+@pytest.mark.parametrize(("seed", "lane"), [(5, 0), (7, 2)])
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_seed_on_one_of_two_devices_is_the_seed_alone(name: str, seed: int, lane: int, shared_out: Path) -> None:
+    expected = numpy_leaves(alone(name, seed))
+    with np.load(shared_out / f"{name}.npz") as lanes:
+        assert set(lanes) == set(expected)
+        for leaf in lanes:
+            np.testing.assert_array_equal(lanes[leaf][lane], expected[leaf], err_msg=leaf)

@@ -31,10 +31,9 @@ def by_hand_compiled(key: jax.Array) -> tuple[float, int]:
     state, _ = DICE.reset(jax.random.fold_in(key, 0))
     total, length, over = 0.0, 0, False
     while not over:
-        action, carry = jnp.array([1.0, length, 0, 0]), length + 1
-        step_key, _ = jax.random.split(jax.random.fold_in(key, length + 1))
-        state, step = DICE.step(step_key, state, action)
-        total, length = total + float(step.reward), carry
+        action = jnp.array([1.0, length, 0, 0])
+        state, step = DICE.step(jax.random.fold_in(key, length + 1), state, action)
+        total, length = total + float(step.reward), length + 1
         over = bool(step.terminated) or length == DICE.spec.max_episode_steps
     return total, length
 

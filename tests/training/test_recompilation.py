@@ -11,7 +11,7 @@ import pytest
 from miniatures import ALGORITHMS, SEEDS, compilations, quick
 
 from ridgeline.algorithms import REGISTRY
-from ridgeline.environments.probes import Counter, Probe
+from ridgeline.environments.probes import Probe
 from ridgeline.environments.stepped import SteppedFactory
 from ridgeline.training import hosted
 from ridgeline.training.hosted import Hosted
@@ -102,9 +102,9 @@ def test_how_a_run_is_run_recompiles_nothing(warm: tuple[str, bool], change: str
 
 
 class NumpyCounter:
-    """`Counter` in NumPy: whatever reaches JAX while it is stepped comes from the runner."""
+    """Counts to three in NumPy: whatever reaches JAX while it is stepped comes from the runner."""
 
-    spec = Counter(limit=3).spec
+    spec = Probe(4).spec
 
     def __init__(self, num_envs: int):
         self.num_envs = num_envs

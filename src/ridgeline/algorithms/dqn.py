@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from ridgeline.encoders import Activation, EncoderBuilder, Linear, build_encoder
 from ridgeline.errors import UsageError
 from ridgeline.memory import Batch, Memory, Replay
-from ridgeline.networks import ActionValues, Policy
+from ridgeline.networks import ActionValues, Policy, allowed_actions
 from ridgeline.normalisation import ObservationNormaliser
 from ridgeline.optimisation import OptimiserName, descend, optimiser_state, polyak
 from ridgeline.types import Algorithm, Carry, Discrete, EnvSpec, Metrics, Obs, Rollout, Steps, real, size, static
@@ -114,7 +114,7 @@ class DQN(Algorithm[State, Policy[ActionValues]]):
     ) -> tuple[Int[Array, ""], Carry]:
         """ε-greedy, ε falling linearly over `exploration_fraction` of the run."""
         q = policy.network(policy.read(obs))
-        return epsilon_greedy(key, q, jnp.where(q > -1e8, 0.0, -jnp.inf), self.epsilon(steps)), carry
+        return epsilon_greedy(key, q, allowed_actions(obs, jnp.zeros_like(q)), self.epsilon(steps)), carry
 
     def greedy(
         self, key: PRNGKeyArray, policy: Policy[ActionValues], carry: Carry, obs: Obs

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 from ridgeline.algorithms import REGISTRY
 from ridgeline.errors import FileError
 from ridgeline.experiments.config import record_from_json, record_to_json, spec_from_json, spec_to_json
+from ridgeline.experiments.files import write_whole
 from ridgeline.training.runner import prepare
 from ridgeline.types import Algorithm, Carry, EnvSpec, Obs
 
@@ -49,11 +49,8 @@ class Policy:
             "spec": spec_to_json(self.spec),
             **facts,
         }
-        arrays = {_name(leaf_path): np.ascontiguousarray(leaf) for leaf_path, leaf in leaves}
-        data = safetensors.numpy.save(arrays, metadata={"ridgeline": json.dumps(header)})
-        temporary = path.with_suffix(".partial")
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        arrays = {_name(leaf_path): np.array(leaf, order="C") for leaf_path, leaf in leaves}
+        write_whole(path, safetensors.numpy.save(arrays, metadata={"ridgeline": json.dumps(header)}))
 
 
 @jax.jit
@@ -78,7 +75,11 @@ def load_policy(path: str | Path, algorithm: Algorithm[Any, Any] | None = None) 
         if header["schema"] != _SCHEMA:
             raise FileError(f"{path}: schema {header['schema']}, and this version reads {_SCHEMA}")
         if algorithm is None:
-            default: Any = REGISTRY[header["algorithm"]]
+            default: Any = REGISTRY.get(header["algorithm"])
+            if default is None:
+                raise FileError(f"{path}: of algorithm {header['algorithm']!r}, not one of ours: pass its record")
+            if header["hyperparameters"].get("encoder") is not None:
+                raise FileError(f"{path}: of a custom encoder: pass the record that has it, as `algorithm`")
             algorithm = record_from_json(default(), header["hyperparameters"], str(path))
         spec = spec_from_json(header["spec"], str(path))
     except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:

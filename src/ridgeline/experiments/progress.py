@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ridgeline.environments import make
+from ridgeline.errors import UsageError
 from ridgeline.experiments.run import Run, Training, algorithm_name, play_policies
 from ridgeline.report.result import read_result, summary
 from ridgeline.report.statistics import bootstrap_interval, interquartile_mean
@@ -32,6 +33,7 @@ def show(training: Training, quiet: bool) -> Run:
         console.print(
             f"{what}: {seeds} seed{'s' * (seeds > 1)} × {plan.steps:,} steps{rounded} → {training.folder}",
             highlight=False,
+            soft_wrap=True,
         )
     reporter = Silent() if quiet else Watched(console) if console.is_terminal else Plain(plan.steps)
     with reporter:
@@ -168,6 +170,10 @@ def _final_table(run: Run) -> None:
 
 def show_evaluation(run: Run, env: str | None, backend: str | None, episodes: int, seed: int) -> None:
     """Play greedy episodes with every seed's policy of a run, and print their returns."""
+    source = run.config.get("source")
+    if env is None and isinstance(source, str) and ":" in source:
+        # A file decides nothing about which code is imported.
+        raise UsageError(f"the run is of {source}, which imports code: say so with --env {source}")
     found = make(env or run.config["env"], backend or _backend(run) if env is None else backend)
     policies = [run.policy(k) for k in run.seeds]
     stacked = jax.tree.map(lambda *x: np.stack(x), *[policy.parameters for policy in policies])

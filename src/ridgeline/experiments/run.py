@@ -7,9 +7,10 @@ runs/NAME/config.json      what was asked for, complete
           policies/seed-K.safetensors
 """
 
+import copy
 import dataclasses
+import functools
 import importlib.metadata
-import json
 import os
 import platform
 import time
@@ -25,14 +26,16 @@ from ridgeline.algorithms import REGISTRY, by_name
 from ridgeline.environments import Found, make
 from ridgeline.errors import StorageError, UsageError
 from ridgeline.experiments.config import record_to_json, spec_to_json
+from ridgeline.experiments.files import write_json
 from ridgeline.experiments.policy import Policy, load_policy
 from ridgeline.experiments.presets import Preset, preset
-from ridgeline.experiments.sinks import Sink, open_sinks
+from ridgeline.experiments.sinks import Sink, check_sinks, open_sinks
 from ridgeline.report import curves, page, statistics
+from ridgeline.training.compilation import compiling_seconds
 from ridgeline.training.devices import seed_mesh
 from ridgeline.training.evaluation import Episodes, evaluate_compiled, evaluate_hosted
 from ridgeline.training.loop import Plan, Progress, iterate
-from ridgeline.training.runner import make_runner, prepare, required_bytes
+from ridgeline.training.runner import check_environment, make_runner, prepare, required_bytes
 from ridgeline.types import Algorithm, HostFactory
 
 FINAL_EPISODES = 100
@@ -53,6 +56,7 @@ class Settings:
     out: Path = Path("runs")
     name: str | None = None
     sinks: tuple[str, ...] = ()  # beside metrics.jsonl: csv, tensorboard
+    source: str | None = None  # how the environment was named, `module:Id` included
     command: str | None = None  # the command line that asked for this run
 
 
@@ -63,9 +67,12 @@ class Training:
     """
 
     def __init__(self, algorithm: Algorithm[Any, Any], env: Found, settings: Settings) -> None:
-        self.settings, self.env = settings, env
+        self.settings, self.env, self.record = settings, env, algorithm
         self.algorithm = prepare(algorithm)
         _check(settings)
+        check_sinks(settings.sinks)
+        if not isinstance(env, HostFactory):
+            check_environment(env)
         algorithm.check(env.spec)
         self.plan = Plan.of(
             algorithm,
@@ -81,26 +88,33 @@ class Training:
         self._write_config()
         self._sinks: list[Sink] = []
         self.best = -np.inf
+        self.steps_done = 0
+        self.last_good: Any = None
 
     def compile(self) -> None:
         """Build the runner and compile; iterating does it where it was not done."""
         begun = time.perf_counter()
         self.runner = make_runner(self.algorithm, self.env, self.settings.seeds)
         self.runner.compile(self.settings.evaluation_episodes if self.settings.evaluations else 0)
-        self.seconds["compile"] = time.perf_counter() - begun
+        self._compiled = self.seconds["compile"] = time.perf_counter() - begun
 
     def __iter__(self) -> Iterator[Progress]:
         if not hasattr(self, "runner"):
             self.compile()
         self._sinks = open_sinks(self.folder, self.settings.sinks)
-        begun = time.perf_counter()
+        begun, before = time.perf_counter(), compiling_seconds()
         for progress in iterate(self.runner, self.plan, self.settings.seeds):
+            self.steps_done = progress.steps
             for sink in self._sinks:
                 sink.write(progress.rows)
+            if progress.rows:
+                self.last_good = jax.device_get(self.runner.policies)
             if progress.evaluation is not None:
                 iqm = statistics.interquartile_mean(progress.evaluation.returns.mean(1))
                 self.best = max(self.best, float(iqm))
-            self.seconds["run"] = time.perf_counter() - begun
+            # On a host, functions compile when they are first called, amid the run.
+            late = compiling_seconds() - before
+            self.seconds |= {"compile": self._compiled + late, "run": time.perf_counter() - begun - late}
             yield progress
 
     def finish(self) -> "Run":
@@ -134,19 +148,21 @@ class Training:
             "reward_threshold": threshold,
             "solved": None if threshold is None else iqm >= threshold,
         }
-        _write_json(self.folder / "result.json", result)
+        write_json(self.folder / "result.json", result)
         page.write(self.folder)
         return Run(self.folder)
 
     def abandon(self) -> None:
-        """Keep what there is of a run that will not be finished: its policies and its rows."""
+        """Keep what there is of a run that will not be finished: its rows, and its last finite policies."""
         for sink in self._sinks:
             sink.close()
         if hasattr(self, "runner"):
-            policies = jax.device_get(self.runner.policies)
+            now = jax.device_get(self.runner.policies)
             self.runner.close()
-            if all(np.isfinite(x).all() for x in jax.tree.leaves(policies)):
-                self.save_policies(policies)
+            finite = all(np.isfinite(x).all() for x in jax.tree.leaves(now))
+            kept = now if finite else self.last_good
+            if kept is not None:
+                self.save_policies(kept)
                 page.write(self.folder)
 
     def save_policies(self, stacked: Any) -> None:
@@ -154,7 +170,7 @@ class Training:
         for index, seed in enumerate(self.settings.seeds):
             parameters = jax.tree.map(lambda x, i=index: np.asarray(x[i]), stacked)
             path = self.folder / "policies" / f"seed-{seed}.safetensors"
-            Policy(self.algorithm, self.env.spec, parameters).save(path, seed=seed, steps=self.plan.steps)
+            Policy(self.record, self.env.spec, parameters).save(path, seed=seed, steps=self.steps_done)
 
     def _write_config(self) -> None:
         settings = self.settings
@@ -164,13 +180,14 @@ class Training:
             "command": settings.command,
             "algorithm": algorithm_name(self.algorithm),
             "env": self.env.spec.id,
+            "source": settings.source,
             "backend": backend_name(self.env),
             "steps": self.plan.steps,
             "seeds": list(settings.seeds),
             "evaluations": settings.evaluations,
             "evaluation_episodes": settings.evaluation_episodes,
             "final_episodes": settings.final_episodes,
-            "hyperparameters": record_to_json(self.algorithm),
+            "hyperparameters": record_to_json(self.record),
             "spec": spec_to_json(self.env.spec),
             "machine": {
                 "platform": platform.platform(),
@@ -179,7 +196,7 @@ class Training:
                 "devices": [str(device) for device in jax.devices()],
             },
         }
-        _write_json(self.folder / "config.json", config)
+        write_json(self.folder / "config.json", config)
 
 
 class Run:
@@ -226,10 +243,14 @@ def train(
     between chunks. Further keywords are those of `Settings`. Raises `UsageError` before anything is written.
     """
     training = start(algorithm, env, steps=steps, seeds=seeds, **settings)
-    for progress in training:
-        if callback is not None:
-            callback(progress)
-    return training.finish()
+    try:
+        for progress in training:
+            if callback is not None:
+                callback(progress)
+        return training.finish()
+    except BaseException:
+        training.abandon()
+        raise
 
 
 def start(
@@ -244,13 +265,19 @@ def start(
     """What `train` runs, to be iterated over by hand."""
     if isinstance(algorithm, str):
         by_name(algorithm)  # a misspelt name is said before an environment is built
+    source = env if isinstance(env, str) else None
+    if hasattr(env, "action_space") and not callable(env):
+        env = functools.partial(copy.deepcopy, env)  # an instance is the template of every row
     found = make(env, backend)
     chosen = resolve(algorithm, found)
     if seeds is None:
         seeds = 3 if isinstance(found, HostFactory) else 10
     if isinstance(seeds, int):
         seeds = range(seeds)
-    options = {"out": Path("runs")} | settings
+    unknown = settings.keys() - {field.name for field in dataclasses.fields(Settings)}
+    if unknown:
+        raise UsageError(f"no setting {sorted(unknown)[0]!r}: hyper-parameters go into the algorithm's record")
+    options = {"out": Path("runs"), "source": source} | settings
     options["out"] = Path(options["out"])
     asked = Settings(chosen.steps if steps is None else steps, tuple(seeds), backend, **options)
     return Training(chosen.algorithm, found, asked)
@@ -352,12 +379,3 @@ def _new_folder(settings: Settings, algorithm: str, env: str) -> Path:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; `FileError` if it is none."""
     return curves.parse(curves.read_bytes(path), str(path))
-
-
-def _write_json(path: Path, data: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".partial")
-    try:
-        temporary.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror}): free the disk, train again") from error

@@ -1,12 +1,15 @@
 """Where log rows go: always metrics.jsonl; CSV and TensorBoard where asked for."""
 
 import csv
+import importlib.util
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from ridgeline.errors import StorageError, UsageError
+from ridgeline.experiments.files import write_whole
 from ridgeline.training.loop import Row
 
 SINKS = ("csv", "tensorboard")
@@ -49,7 +52,7 @@ class Csv:
     """metrics.csv: the same rows as a table."""
 
     def __init__(self, folder: Path) -> None:
-        self.path, self.names = folder / "metrics.csv", [""]
+        self.path = folder / "metrics.csv"
         self.rows: list[Row] = []
 
     def write(self, rows: Sequence[Row]) -> None:
@@ -58,21 +61,19 @@ class Csv:
 
     def close(self) -> None:
         """Write the table."""
-        names = list(dict.fromkeys(name for row in self.rows for name in row))
-        with self.path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(self.rows)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in self.rows for name in row)))
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_whole(self.path, text.getvalue().encode())
 
 
 class TensorBoard:
     """tensorboard/seed-K: one event file a seed."""
 
     def __init__(self, folder: Path) -> None:
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError as error:
-            raise UsageError("sink tensorboard needs a package: pip install 'ridgeline[tensorboard]'") from error
+        from tensorboardX import SummaryWriter
+
         self.folder, self.writer_type = folder / "tensorboard", SummaryWriter
         self.writers: dict[Any, Any] = {}
 
@@ -92,7 +93,16 @@ class TensorBoard:
             writer.close()
 
 
+def check_sinks(names: Sequence[str]) -> None:
+    """Raise `UsageError` for a name that is no sink, or whose package is not installed."""
+    for name in names:
+        if name not in SINKS:
+            raise UsageError(f"no sink {name!r}: there are {', '.join(SINKS)}")
+    if "tensorboard" in names and importlib.util.find_spec("tensorboardX") is None:
+        raise UsageError("sink tensorboard needs a package: pip install 'ridgeline[tensorboard]'")
+
+
 def open_sinks(folder: Path, names: Sequence[str]) -> list[Sink]:
-    """metrics.jsonl and the named others. Raises `UsageError` for a name that is none."""
+    """metrics.jsonl and the named others, which `check_sinks` has let pass."""
     kinds: dict[str, Any] = {"csv": Csv, "tensorboard": TensorBoard}
     return [JsonLines(folder), *(kinds[name](folder) for name in names)]

@@ -13,7 +13,7 @@ from ridgeline.training.devices import map_seeds, over_seeds
 from ridgeline.types import Action, Algorithm, Carry, Environment, HostEnvironment, HostFactory, Obs
 
 # An episode of an environment without a time limit is cut here, so that an evaluation ends.
-LONGEST_EPISODE = 100_000
+LONGEST_EPISODE = 10_000
 
 
 class Episodes(NamedTuple):
@@ -61,12 +61,13 @@ def play(
 def _play_one(policy: Any, shared: tuple[Any, ...]) -> Episodes:
     algorithm, env, keys, limit = shared
     count = keys.shape[0]
+    acting = jax.vmap(jax.random.fold_in, (0, None))(keys, 2**32 - 1)  # a step that no episode reaches
     state, obs = jax.vmap(env.reset)(jax.vmap(jax.random.fold_in, (0, None))(keys, 0))
     carry = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), algorithm.begin(env.spec))
 
     def step(at: _Playing) -> _Playing:
-        now = jax.vmap(jax.random.fold_in, (0, None))(keys, at.time + 1)
-        step_keys, act_keys = jax.vmap(jax.random.split, out_axes=1)(now)
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, at.time + 1)
+        act_keys = jax.vmap(jax.random.fold_in, (0, None))(acting, at.time + 1)
         action, carry = jax.vmap(algorithm.greedy, (0, None, 0, 0))(act_keys, policy, at.carry, at.obs)
         state, out = jax.vmap(env.step)(step_keys, at.state, action)
         returns = at.returns + jnp.where(at.alive, out.reward, 0)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ridgeline.errors import UsageError
+from ridgeline.errors import ContractError, EnvironmentCrash, RidgelineError, UsageError
 from ridgeline.training.compiled import begin, chunk
 from ridgeline.training.devices import pad_seeds, seed_mesh
 from ridgeline.training.evaluation import Episodes, evaluate_compiled, evaluation_keys, play
@@ -90,6 +90,36 @@ def make_runner(
     if isinstance(env, HostFactory):
         return Hosted(algorithm, env, seeds)
     return Compiled(algorithm, env, seeds)
+
+
+def check_environment(env: Environment[Any]) -> None:
+    """Trace a JAX environment once: `ContractError` names what does not match its spec."""
+    try:
+        state, obs = jax.eval_shape(env.reset, jax.random.key(0))
+        action = jax.eval_shape(env.spec.action.zeros)
+        after, step = jax.eval_shape(env.step, jax.random.key(0), state, action)
+    except RidgelineError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:200]
+        raise EnvironmentCrash(f"{env.spec.id} cannot be traced: {type(error).__name__}: {text}") from error
+    expected = jax.eval_shape(lambda: example_transition(env.spec))
+    found = {"reset's observation": obs, "reward": step.reward, "next_obs": step.next_obs}
+    found |= {"terminated": step.terminated, "truncated": step.truncated, "the state after a step": after}
+    wanted = (expected.obs, expected.reward, expected.next_obs, expected.terminated, expected.truncated, state)
+    for (name, is_), should in zip(found.items(), wanted, strict=True):
+        if shapes_of(is_) != shapes_of(should):
+            raise ContractError(
+                f"{env.spec.id}: {name} is {shapes_of(is_)}, and {shapes_of(should)} is expected: "
+                "mend the environment or its spec"
+            )
+
+
+def shapes_of(tree: PyTree[Any]) -> str:
+    """The arrays of a tree by name, dtype and shape, in one line."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    each = [f"{jax.tree_util.keystr(path)}{x.dtype}{list(x.shape)}" for path, x in leaves]
+    return ", ".join(each) or "nothing"
 
 
 def prepare[Record: Algorithm[Any, Any]](algorithm: Record) -> Record:
