@@ -12,7 +12,16 @@ from pathlib import Path
 MARK = "# Pins, written by tools/pin.py; one line a package.\n"
 
 exported = subprocess.run(
-    ["uv", "export", "--all-extras", "--all-groups", "--no-emit-project", "--no-hashes", "--no-annotate", "--no-header"],
+    [
+        "uv",
+        "export",
+        "--all-extras",
+        "--all-groups",
+        "--no-emit-project",
+        "--no-hashes",
+        "--no-annotate",
+        "--no-header",
+    ],
     check=True,
     capture_output=True,
     text=True,
