@@ -63,8 +63,8 @@ def measure(algorithm: str, env: str) -> dict:
 
 def table(rows: list[dict]) -> str:
     lines = [
-        "| algorithm | environment | steps | final policy: IQM [95 % interval] | lowest seed | bar | seeds that pass "
-        "| best on the way | run | steps/s, all seeds |",
+        "| algorithm | environment | steps | final policy: IQM [95 % interval] | lowest seed | bar "
+        "| seeds that pass | best on the way | run | steps/s, all seeds |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
