@@ -214,6 +214,9 @@ class Recorder(Algorithm[Recording, Array]):
         return Recording(weight, rollout, jax.random.uniform(key)), metrics
 
 
+fold_each = jax.jit(jax.vmap(jax.random.fold_in))
+
+
 class Twin(Stepped):
     """Stepped environments whose episodes are those of the compiled runner, stream for stream."""
 
@@ -223,7 +226,7 @@ class Twin(Stepped):
         super().__init__(env, len(streams))
 
     def episode_keys(self, seeds: np.ndarray) -> jax.Array:
-        return jax.vmap(jax.random.fold_in)(self.streams, jnp.asarray(seeds.astype(np.uint32)))
+        return fold_each(self.streams, seeds.astype(np.uint32))
 
     def reset(self, seeds: np.ndarray, mask: np.ndarray) -> Any:
         self.episode += mask

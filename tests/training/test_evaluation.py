@@ -75,6 +75,14 @@ def test_hosted_equals_a_loop_by_hand(slots: int) -> None:
     np.testing.assert_array_equal(episodes.lengths[0], expected[:, 1])
 
 
+def test_one_slot_takes_no_more_steps_than_its_episodes_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    env, steps = SteppedFactory(DICE).build(1), []
+    taken = env.step
+    monkeypatch.setattr(env, "step", lambda actions: steps.append(1) or taken(actions))
+    episodes = play_hosted(RECORDER, env, jnp.asarray(WEIGHTS[:1]), SEED, COUNT, slots=1)
+    assert len(steps) == episodes.lengths.sum()
+
+
 @pytest.mark.parametrize("play", [compiled, hosted])
 def test_policies_are_paired_by_their_starts(play) -> None:
     one, other = play()

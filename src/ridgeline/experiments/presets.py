@@ -77,7 +77,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             exploration_fraction=0.16,
             target_period=500,
             normalise_observations=True,
-            replay=Replay(capacity=100_000, batch_size=64, warmup=1_000, updates=16, window=10),
+            replay=Replay(capacity=100_000, batch_size=64, warmup=1_000, updates=32, window=10),
         ),
         100_000,
     ),
