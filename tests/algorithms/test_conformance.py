@@ -81,6 +81,7 @@ class Trained(NamedTuple):
     states: list[Any]
     metrics: dict[str, jax.Array]
     traces: int
+    update: Any
 
 
 def train(algorithm: Any, spec: EnvSpec, iterations: int) -> Trained:
@@ -96,7 +97,7 @@ def train(algorithm: Any, spec: EnvSpec, iterations: int) -> Trained:
     for i in range(iterations):
         state, metrics = update(algorithm, *arguments(algorithm, spec, states[-1], i))
         states.append(state)
-    return Trained(algorithm, spec, states, metrics, traces)
+    return Trained(algorithm, spec, states, metrics, traces, update)
 
 
 def arguments(algorithm: Any, spec: EnvSpec, state: Any, iteration: int) -> tuple[Any, ...]:
@@ -161,6 +162,21 @@ def test_update_learns_finite_numbers(name: str, world: str) -> None:
     first, last = (numpy_leaves(run.algorithm.policy(state)) for state in (run.states[0], run.states[-1]))
     assert all_finite(last)
     assert any((first[leaf] != last[leaf]).any() for leaf in first)
+
+
+@pytest.mark.parametrize("end", ["terminated", "truncated"])
+@every_algorithm
+def test_only_a_termination_hides_what_follows(name: str, end: str) -> None:
+    algorithm, spec, states, _, _, update = trained(name, "discrete")
+    key, state, rollout, steps = arguments(algorithm, spec, states[0], 0)
+    x, no = rollout.transitions, np.zeros_like(rollout.transitions.terminated)
+    x = x._replace(**{"terminated": no, "truncated": no, end: ~no})
+    learned = []
+    for next_obs in (x.next_obs, -x.next_obs):
+        seen = rollout._replace(transitions=x._replace(next_obs=next_obs))
+        learned.append(numpy_leaves(algorithm.policy(update(algorithm, key, state, seen, steps)[0])))
+    same = all((learned[0][leaf] == learned[1][leaf]).all() for leaf in learned[0])
+    assert same == (end == "terminated")
 
 
 @every_case
@@ -285,6 +301,6 @@ def test_options_are_found() -> None:
 
 @pytest.mark.parametrize(("name", "options"), OPTIONS, ids=lambda x: x if isinstance(x, str) else "+".join(x))
 def test_every_option_learns_finite_numbers(name: str, options: dict[str, Any]) -> None:
-    _, _, (before, after), metrics, _ = train(tiny(name, **options), SPECS["discrete"], 1)
+    _, _, (before, after), metrics, *_ = train(tiny(name, **options), SPECS["discrete"], 1)
     assert shapes(after) == shapes(before)
     assert all_finite((after, metrics))
