@@ -286,8 +286,3 @@ def compilations() -> Iterator[list[str]]:
         yield seen
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
-
-
-def flat_transitions(recorded: Recording) -> Transition:
-    """The rows [S, T, N] of the last rollout, as NumPy arrays."""
-    return jax.tree.map(np.asarray, recorded.rollout.transitions)
