@@ -109,7 +109,7 @@ def test_sinks(tmp_path: Path) -> None:
         ("train ppo CartPole-v1 --hidden 0", "hidden is 0"),
         ("train ppo CartPole-v1 --batch-size 100", "does not divide"),
         ("train dqn CartPole-v1 --batch-size 200000", "capacity"),
-        ("train dqn CartPole-v1 --capacity 100", "capacity"),
+        ("train dqn CartPole-v1 --capacity 20", "capacity"),
         ("train ppo CartPole-v1 --steps 0", "steps is 0"),
         ("train ppo CartPole-v1 --steps -5", "steps is -5"),
         ("train ppo CartPole-v1 --steps 99999999999999999999", "steps"),

@@ -131,7 +131,8 @@ def _parse[Flags](kind: type[Flags], default: Flags, program: str, words: list[s
 def _first_sentence(box: str) -> str:
     """What a framed message of the parser says, in one line: its text up to the first rule, and the near match."""
     rows = [re.sub(r"^[│|]\s?|\s*[│|]$", "", line).strip() for line in box.splitlines()]
-    text, *rest = " ".join(row if not set(row) <= set("─╭╮╰╯-+ ") else "\n" for row in rows[1:]).split("\n")
+    joined = " ".join("\n" if set(row) <= set("─╭╮╰╯-+ ") else row for row in rows[1:])
+    text, *rest = [part for part in joined.split("\n") if part.strip()]
     near = re.search(r"Perhaps you meant: +(--[\w-]+)", " ".join(rest))
     return " ".join(text.split()) + (f": did you mean {near[1]}?" if near else "")
 
