@@ -204,6 +204,17 @@ def test_a_broken_environment_is_named(
     assert field in message
 
 
+def test_a_run_says_which_module_it_needs_and_imports_nothing_itself(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    own = f"{__name__}:Fickle"
+    command = f"train ppo {own} --steps 32 --num-envs 2 --rollout-length 8 --batch-size 16 --quiet --run own"
+    assert run([*command.split(), *QUICK]) == 0
+    assert run("evaluate own --episodes 2") == 2
+    assert f"--env {own}" in capsys.readouterr().err
+    assert run(f"evaluate own --episodes 2 --env {own}") == 0
+
+
 @pytest.mark.parametrize(
     ("text", "seeds"),
     [("3", (0, 1, 2)), ("7,", (7,)), ("3,5,8", (3, 5, 8)), ("20:23", (20, 21, 22))],

@@ -185,6 +185,7 @@ def _train(words: list[str]) -> int:
         final_episodes=run.final_episodes,
         out=run.out,
         name=run.run,
+        source=env,
         sinks=tuple(name for name in ("csv", "tensorboard") if getattr(run, name)),
         command=shlex.join(["ridgeline", "train", *words]),
     )
