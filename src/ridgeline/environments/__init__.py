@@ -90,18 +90,19 @@ def _gymnasium(env: Any, backend: str | None, options: dict[str, Any]) -> Found:
     """A factory of Gymnasium environments, or the pure-JAX environment that the callable returns."""
     import gymnasium
 
-    from ridgeline.environments import gymnasium as adapter
+    from ridgeline.environments.guard import close_quietly, construct
+    from ridgeline.environments.gymnasium import GymnasiumFactory
 
     if not (isinstance(env, str | gymnasium.Env) or callable(env)):
         raise UsageError(f"{short(env)} is not an environment: pass an id, an environment or what returns one")
     if callable(env):
-        built = adapter.construct(env)
+        built = construct(env)
         if _is_native(built):
             return _native(built, backend, options)
-        adapter.close_quietly(built)
+        close_quietly(built)
     if backend not in (None, "gymnasium", "gymnasium-async"):
         raise UsageError(f"backend {backend!r} cannot run {short(env)}: leave it out or choose 'gymnasium'")
-    return adapter.GymnasiumFactory(env, "async" if backend == "gymnasium-async" else "sync", **options)
+    return GymnasiumFactory(env, "async" if backend == "gymnasium-async" else "sync", **options)
 
 
 def _native(env: Environment[Any], backend: str | None, options: dict[str, Any]) -> Found:
