@@ -89,7 +89,7 @@ class Training:
         self._sinks: list[Sink] = []
         self.best = -np.inf
         self.steps_done = 0
-        self.last_good: Any = None
+        self.last_good: tuple[Any, int] | None = None  # policies, and after how many steps
 
     def compile(self) -> None:
         """Build the runner and compile; iterating does it where it was not done."""
@@ -108,7 +108,7 @@ class Training:
             for sink in self._sinks:
                 sink.write(progress.rows)
             if progress.rows:
-                self.last_good = jax.device_get(self.runner.policies)
+                self.last_good = jax.device_get(self.runner.policies), progress.steps
             if progress.evaluation is not None:
                 iqm = statistics.interquartile_mean(progress.evaluation.returns.mean(1))
                 self.best = max(self.best, float(iqm))
@@ -120,7 +120,7 @@ class Training:
     def finish(self) -> "Run":
         """Save the policies, judge them, write the result and the report."""
         policies = jax.device_get(self.runner.policies)
-        self.save_policies(policies)
+        self.save_policies(policies, self.plan.steps)
         for sink in self._sinks:
             sink.close()
         settings = self.settings
@@ -160,17 +160,17 @@ class Training:
             now = jax.device_get(self.runner.policies)
             self.runner.close()
             finite = all(np.isfinite(x).all() for x in jax.tree.leaves(now))
-            kept = now if finite else self.last_good
+            kept = (now, self.steps_done) if finite else self.last_good
             if kept is not None:
-                self.save_policies(kept)
+                self.save_policies(*kept)
                 page.write(self.folder)
 
-    def save_policies(self, stacked: Any) -> None:
-        """Write what acts now, of every seed."""
+    def save_policies(self, stacked: Any, steps: int) -> None:
+        """Write what acts after so many steps, of every seed."""
         for index, seed in enumerate(self.settings.seeds):
             parameters = jax.tree.map(lambda x, i=index: np.asarray(x[i]), stacked)
             path = self.folder / "policies" / f"seed-{seed}.safetensors"
-            Policy(self.record, self.env.spec, parameters).save(path, seed=seed, steps=self.steps_done)
+            Policy(self.record, self.env.spec, parameters).save(path, seed=seed, steps=steps)
 
     def _write_config(self) -> None:
         settings = self.settings
