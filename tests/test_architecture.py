@@ -16,12 +16,12 @@ def test_imports_point_down() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_dqn_end_to_end_is_five_files_and_600_lines() -> None:
+def test_dqn_end_to_end_is_five_files_and_800_lines() -> None:
     """What a reader opens, beside the vocabulary in types.py: the algorithm, its networks, its memory, its
     optimiser, and the loop that runs it.
     """
     files = ["algorithms/dqn.py", "networks.py", "memory.py", "optimisation.py", "training/compiled.py"]
-    assert sum(len((SRC / file).read_text().splitlines()) for file in files) <= 600
+    assert sum(len((SRC / file).read_text().splitlines()) for file in files) <= 800
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

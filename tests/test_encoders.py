@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ridgeline.encoders import CNN, MLP, Encoder, Linear, build_encoder
+from ridgeline.encoders import CNN, MLP, Architecture, Encoder, Linear, build_encoder
 from ridgeline.types import ACTION_MASK, ArraySpec, example_obs
 
 KEY = jax.random.key(0)
@@ -25,7 +25,7 @@ CAMERA = (("camera", IMAGE), ("speed", VECTOR))
 
 def plain(spec):
     """An encoder with no layers behind the features, so that they can be seen."""
-    return Encoder.create(KEY, spec, (), "tanh")
+    return Encoder.create(KEY, spec, Architecture(()))
 
 
 def image(*shape: int) -> jax.Array:
@@ -116,20 +116,22 @@ def test_two_images_get_two_networks():
 )
 def test_large_images_of_bytes_alone_are_convolved(spec, convolved):
     """Smaller ones leave the last kernel no room; they are flattened like any array."""
-    build = lambda: build_encoder(KEY, spec, (8,), "relu", None)[0]  # noqa: E731
+    build = lambda: build_encoder(KEY, spec, Architecture((8,), "relu"))[0]  # noqa: E731
     assert bool(jax.eval_shape(build).images) == convolved
     assert jax.eval_shape(lambda: build()(example_obs(spec))).shape == ((512,) if convolved else (8,))
 
 
 def test_features_are_counted():
-    assert build_encoder(KEY, DICT, (8, 5), "relu", None)[1] == 5
+    assert build_encoder(KEY, DICT, Architecture((8, 5), "relu"))[1] == 5
 
 
 @pytest.mark.parametrize(
     ("spec", "layers"), [(IMAGE, 0), (CAMERA, 2), (VECTOR, 2)], ids=["image", "camera", "vector"]
 )
 def test_no_mlp_follows_a_lone_image(spec, layers):
-    assert len(jax.eval_shape(lambda: Encoder.create(KEY, spec, (8, 8), "relu")).mlp.layers) == layers
+    assert (
+        len(jax.eval_shape(lambda: Encoder.create(KEY, spec, Architecture((8, 8), "relu"))).mlp.layers) == layers
+    )
 
 
 def test_the_cnn_is_slow_convolutions(cnn):
@@ -156,13 +158,13 @@ def test_weights_start_orthogonal_and_biases_at_0(n, m):
 
 
 def test_every_hidden_layer_starts_orthogonal_with_gain_root_2(cnn):
-    layers = MLP.create(KEY, 4, (16, 8), "tanh").layers
+    layers = MLP.create(KEY, 4, Architecture((16, 8))).layers
     for weight in (layers[0].weight, layers[1].weight, *cnn.kernels, cnn.dense.weight):
         orthonormal(weight, np.sqrt(2))
 
 
 def test_layers_of_one_shape_start_apart():
-    first, second = MLP.create(KEY, 4, (4, 4), "tanh").layers
+    first, second = MLP.create(KEY, 4, Architecture((4, 4))).layers
     assert not np.allclose(first.weight, second.weight)
 
 
@@ -188,7 +190,7 @@ ACTIVATIONS = {
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_an_mlp_is_its_layers_in_turn(activation):
-    mlp = MLP.create(KEY, 3, (5, 4), activation)
+    mlp = MLP.create(KEY, 3, Architecture((5, 4), activation))
     x = jnp.asarray([1.0, -2.0, 0.5])
     hidden = np.asarray(x)
     for layer in mlp.layers:
@@ -212,7 +214,7 @@ def test_a_custom_encoder_is_built_from_the_key_and_the_spec():
         seen.append((key, spec))
         return Sum(jnp.asarray([1.0, 2.0]))
 
-    encoder, features = build_encoder(KEY, VECTOR, (64,), "tanh", custom)
+    encoder, features = build_encoder(KEY, VECTOR, Architecture((64,), custom=custom))
     assert seen == [(KEY, VECTOR)]
     assert features == 2
     np.testing.assert_array_equal(encoder(jnp.ones(3)), [3, 6])
@@ -228,7 +230,7 @@ def ramp(x):
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_every_leaf_is_a_float_array_that_a_gradient_reaches(spec):
-    encoder = build_encoder(KEY, spec, (8, 8), "tanh", None)[0]
+    encoder = build_encoder(KEY, spec, Architecture((8, 8)))[0]
     obs = jax.tree.map(ramp, example_obs(spec))
     gradients = jax.grad(lambda e: jnp.sum(e(obs)))(encoder)
     for leaf, gradient in zip(jax.tree.leaves(encoder), jax.tree.leaves(gradients), strict=True):

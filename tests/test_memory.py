@@ -15,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 
 from ridgeline.errors import UsageError
 from ridgeline.memory import Batch, Memory, Replay
+from ridgeline.normalisation import ObservationNormaliser
 from ridgeline.types import ArraySpec, Discrete, EnvSpec, Rollout, Steps, Transition
 
 GAMMA = 0.9
@@ -203,7 +204,7 @@ def test_observations_keep_their_dtypes():
 
 
 def test_capacity_counts_transitions():
-    assert Replay(capacity=100).create(SPEC, 8).data.reward.shape == (12, 8)
+    assert Replay(capacity=100).begin(SPEC, 8, (), False).memory.data.reward.shape == (12, 8)
 
 
 @pytest.mark.parametrize(
@@ -221,23 +222,33 @@ def test_what_just_fits_is_accepted():
 UPDATES, WARMUP = 5, 100
 
 
+class Negative(ObservationNormaliser):
+    """Reads every observation with its sign changed."""
+
+    def __call__(self, obs):
+        return -obs
+
+
 @pytest.fixture(scope="module")
 def study():
     """Study one rollout after `taken` steps, with a learner that notes each call: its random number, its batch."""
     replay = Replay(capacity=18, batch_size=4, warmup=WARMUP, updates=UPDATES, window=3)
-    memory, stream = replay.create(SPEC, 3), Stream()
-    rollout = Rollout(stream.rollout(ENDS[:4]), ())
+    rollout = Rollout(Stream().rollout(ENDS[:4]), ())
 
-    def learn(key, learner, batch):
+    def learn(key, learner, batch, steps):
         calls, numbers, starts = learner
         learner = calls + 1, numbers.at[calls].set(jax.random.uniform(key)), starts.at[calls].set(batch.obs)
-        return learner, {"train/calls": calls.astype(float)}
+        metrics = {"train/calls": calls.astype(float), "train/q_max": jnp.full((), 7.0)}
+        return learner, metrics, batch.reward
 
     @jax.jit
     def run(taken):
         learner = jnp.zeros((), jnp.int32), jnp.zeros(UPDATES + 1), jnp.zeros((UPDATES + 1, 4))
         steps = Steps(taken, jnp.asarray(1e6), jnp.zeros((), jnp.int32))
-        return replay.study(jax.random.key(0), learner, memory, rollout, steps, GAMMA, jnp.negative, learn)
+        state = replay.begin(SPEC, 3, learner, False)
+        state = dataclasses.replace(state, normaliser=Negative({}))
+        state, metrics = replay.study(jax.random.key(0), state, rollout, steps, GAMMA, learn)
+        return state.learner, state.memory, metrics
 
     return lambda taken: run(jnp.asarray(taken, float))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ridgeline.distributions import Categorical, DiagonalGaussian, Product
-from ridgeline.encoders import Linear, build_encoder
+from ridgeline.encoders import Architecture, Linear, build_encoder
 from ridgeline.networks import ActionValues, ActorCritic, Policy, PolicyHead, allowed_actions
 from ridgeline.normalisation import ObservationNormaliser
 from ridgeline.types import ACTION_MASK, ArraySpec, Continuous, Discrete, MultiDiscrete
@@ -28,7 +28,7 @@ def linear(outputs: int, seed: int) -> Linear:
 
 
 def encoder(key):
-    return build_encoder(key, VECTOR, (FEATURES,), "tanh", None)[0]
+    return build_encoder(key, VECTOR, Architecture((FEATURES,)))[0]
 
 
 def actor_critic(action, shared=True) -> ActorCritic:

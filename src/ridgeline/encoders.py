@@ -3,6 +3,7 @@
 Parameters are drawn as PPO's baselines do: orthogonal weights, zero biases. Apply `vmap` at the edge.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Literal
@@ -40,23 +41,42 @@ class Linear(eqx.Module):
         return x @ self.weight + self.bias
 
 
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """What a network's hidden layers are: widths, activation, layer norm, or the user's own encoder."""
+
+    hidden: tuple[int, ...]
+    activation: Activation = "tanh"
+    layer_norm: bool = False
+    custom: EncoderBuilder | None = None
+
+
+def standardise_features(x: Float[Array, "n"]) -> Float[Array, "n"]:
+    """(x − mean) / √(variance + 1e-5) over the features of one layer (Ba et al. 2016), with no gain or bias."""
+    return (x - jnp.mean(x)) * jax.lax.rsqrt(jnp.var(x) + 1e-5)
+
+
 class MLP(eqx.Module):
-    """h ← σ(h W + b), layer after layer; with no layers, the identity."""
+    """h ← σ(h W + b), layer after layer; with no layers, the identity. Layer norm comes before σ."""
 
     layers: tuple[Linear, ...]
     activation: Activation = eqx.field(static=True)
+    layer_norm: bool = eqx.field(static=True)
 
     @classmethod
-    def create(cls, key: PRNGKeyArray, n: int, hidden: tuple[int, ...], activation: Activation) -> "MLP":
+    def create(cls, key: PRNGKeyArray, n: int, architecture: Architecture) -> "MLP":
         """One layer for each width in `hidden`."""
+        hidden = architecture.hidden
         keys = jax.random.split(key, len(hidden) + 1)
         widths = zip((n, *hidden), hidden, keys, strict=False)
-        return cls(tuple(Linear.create(k, i, o, math.sqrt(2)) for i, o, k in widths), activation)
+        layers = tuple(Linear.create(k, i, o, math.sqrt(2)) for i, o, k in widths)
+        return cls(layers, architecture.activation, architecture.layer_norm)
 
     def __call__(self, x: Float[Array, "n"]) -> Float[Array, "m"]:
         """One input to one vector of features."""
         for layer in self.layers:
-            x = _ACTIVATIONS[self.activation](layer(x))
+            h = layer(x)
+            x = _ACTIVATIONS[self.activation](standardise_features(h) if self.layer_norm else h)
         return x
 
 
@@ -115,9 +135,7 @@ class Encoder(eqx.Module):
     spec: ObservationSpec = eqx.field(static=True)
 
     @classmethod
-    def create(
-        cls, key: PRNGKeyArray, spec: ObservationSpec, hidden: tuple[int, ...], activation: Activation
-    ) -> "Encoder":
+    def create(cls, key: PRNGKeyArray, spec: ObservationSpec, architecture: Architecture) -> "Encoder":
         """The encoder for observations of this spec."""
         parts = [(name, part) for name, part in observation_parts(spec) if name != ACTION_MASK]
         images = {
@@ -127,7 +145,9 @@ class Encoder(eqx.Module):
         }
         width = sum(_width(part) for _, part in parts)
         lone_image = bool(images) and len(parts) == 1
-        mlp = MLP.create(jax.random.fold_in(key, 0), width, () if lone_image else hidden, activation)
+        if lone_image:
+            architecture = dataclasses.replace(architecture, hidden=())
+        mlp = MLP.create(jax.random.fold_in(key, 0), width, architecture)
         return cls(images, mlp, spec)
 
     def __call__(self, obs: Obs) -> Float[Array, "features"]:
@@ -150,14 +170,9 @@ def _width(part: ArraySpec) -> int:
     return 512 if is_image(part) else sum(part.categories) or math.prod(part.shape)
 
 
-def build_encoder(
-    key: PRNGKeyArray,
-    spec: ObservationSpec,
-    hidden: tuple[int, ...],
-    activation: Activation,
-    custom: EncoderBuilder | None,
-) -> tuple[Encode, int]:
-    """The encoder, `custom` if the user gave one, and the number of features it yields."""
-    module = custom(key, spec) if custom else Encoder.create(key, spec, hidden, activation)
+def build_encoder(key: PRNGKeyArray, spec: ObservationSpec, architecture: Architecture) -> tuple[Encode, int]:
+    """The encoder, the user's own if there is one, and the number of features it yields."""
+    custom = architecture.custom
+    module = custom(key, spec) if custom else Encoder.create(key, spec, architecture)
     features = jax.eval_shape(module, example_obs(spec))
     return module, features.shape[0]

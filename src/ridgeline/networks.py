@@ -1,13 +1,14 @@
-"""Heads: features to a policy, to a state value, to action values. One observation; `vmap` at the edge."""
+"""Heads, and networks made of them: policies, state values, action values. `vmap` at the edge."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ridgeline.distributions import Categorical, DiagonalGaussian, Distribution, Product
-from ridgeline.encoders import Encode, Linear
+from ridgeline.distributions import Categorical, DiagonalGaussian, Distribution, Product, TanhGaussian
+from ridgeline.encoders import Architecture, Encode, Linear, build_encoder
 from ridgeline.normalisation import ObservationNormaliser
-from ridgeline.types import ACTION_MASK, ActionSpec, Continuous, Discrete, MultiDiscrete, Obs
+from ridgeline.types import ACTION_MASK, ActionSpec, Continuous, Discrete, EnvSpec, MultiDiscrete, Obs
 
 
 def allowed_actions(obs: Obs, logits: Float[Array, "A"]) -> Float[Array, "A"]:
@@ -18,24 +19,36 @@ def allowed_actions(obs: Obs, logits: Float[Array, "A"]) -> Float[Array, "A"]:
 
 
 class PolicyHead(eqx.Module):
-    """Features to a distribution over actions: softmax, a product of them, or a Gaussian with a free log std."""
+    """Features to a distribution over actions.
+
+    Softmax, a product of them, or for continuous actions a Gaussian with a free log std; `squashed`: tanh of a
+    Gaussian whose log std is an output too, within [−5, 2].
+    """
 
     linear: Linear
     log_std: Float[Array, "d"] | None
     spec: ActionSpec = eqx.field(static=True)
+    squashed: bool = eqx.field(static=True)
 
     @classmethod
     def create(
-        cls, key: PRNGKeyArray, features: int, spec: ActionSpec, log_std: Float[Array, ""] | float = 0.0
+        cls,
+        key: PRNGKeyArray,
+        features: int,
+        spec: ActionSpec,
+        log_std: Float[Array, ""] | float = 0.0,
+        squashed: bool = False,
     ) -> "PolicyHead":
         """Weights × 0.01, so that the first policy is nearly uniform."""
         match spec:
             case Discrete(count):
-                return cls(Linear.create(key, features, count, 0.01), None, spec)
+                width = count
             case MultiDiscrete(counts):
-                return cls(Linear.create(key, features, sum(counts), 0.01), None, spec)
+                width = sum(counts)
             case Continuous(size):
-                return cls(Linear.create(key, features, size, 0.01), jnp.full(size, log_std, float), spec)
+                width = 2 * size if squashed else size
+        free = jnp.full(spec.size, log_std, float) if isinstance(spec, Continuous) and not squashed else None
+        return cls(Linear.create(key, features, width, 0.01), free, spec, squashed)
 
     def __call__(self, features: Float[Array, "n"], obs: Obs) -> Distribution:
         """The policy π(·|s)."""
@@ -46,9 +59,11 @@ class PolicyHead(eqx.Module):
             case MultiDiscrete(counts):
                 cuts = [sum(counts[: i + 1]) for i in range(len(counts) - 1)]
                 return Product(tuple(Categorical(part) for part in jnp.split(allowed_actions(obs, y), cuts)))
-            case Continuous():
-                assert self.log_std is not None
-                return DiagonalGaussian(y, self.log_std)
+            case Continuous(_, bounded):
+                if self.log_std is not None:
+                    return DiagonalGaussian(y, self.log_std)
+                mean, spread = jnp.split(y, 2)
+                return TanhGaussian(mean, jnp.clip(spread, -5, 2), bounded)
 
 
 class Policy[Network: eqx.Module](eqx.Module):
@@ -60,6 +75,49 @@ class Policy[Network: eqx.Module](eqx.Module):
     def read(self, obs: Obs) -> Obs:
         """The observation as the network sees it."""
         return self.normaliser(obs)
+
+
+class Actor(eqx.Module):
+    """π_θ(·|s), with an encoder of its own."""
+
+    encoder: Encode
+    head: PolicyHead
+
+    @classmethod
+    def create(
+        cls,
+        key: PRNGKeyArray,
+        spec: EnvSpec,
+        architecture: Architecture,
+        log_std: Float[Array, ""] | float = 0.0,
+        squashed: bool = False,
+    ) -> "Actor":
+        """A policy that is nearly uniform."""
+        encoder_key, head_key = jax.random.split(key)
+        encoder, n = build_encoder(encoder_key, spec.observation, architecture)
+        return cls(encoder, PolicyHead.create(head_key, n, spec.action, log_std, squashed))
+
+    def distribution(self, obs: Obs) -> Distribution:
+        """π(·|s)."""
+        return self.head(self.encoder(obs), obs)
+
+
+class StateValue(eqx.Module):
+    """V(s), with an encoder of its own."""
+
+    encoder: Encode
+    linear: Linear
+
+    @classmethod
+    def create(cls, key: PRNGKeyArray, spec: EnvSpec, architecture: Architecture) -> "StateValue":
+        """A value network of that shape."""
+        encoder_key, value_key = jax.random.split(key)
+        encoder, n = build_encoder(encoder_key, spec.observation, architecture)
+        return cls(encoder, Linear.create(value_key, n, 1))
+
+    def __call__(self, obs: Obs) -> Float[Array, ""]:
+        """V(s)."""
+        return self.linear(self.encoder(obs))[0]
 
 
 class ActorCritic(eqx.Module):

@@ -37,6 +37,11 @@ def descend[Params: PyTree[Array]](
     return jax.tree.map(lambda p, u: p - learning_rate * u, params, updates), state, norm
 
 
+def regression_loss(error: Float[Array, "..."], huber: bool = False) -> Float[Array, "..."]:
+    """½δ²; Huber's is linear beyond |δ| = 1, which clips its gradient to ±1 (Mnih et al. 2015)."""
+    return optax.huber_loss(error) if huber else 0.5 * error**2
+
+
 def polyak[Params: PyTree[Array]](target: Params, params: Params, tau: Float[Array, ""] | float) -> Params:
     """φ′ ← τ φ + (1 − τ) φ′; τ = 1 copies exactly."""
     return jax.tree.map(lambda old, new: jnp.where(tau == 1, new, old + tau * (new - old)), target, params)

@@ -12,8 +12,7 @@ for each iteration:                                                             
 π_θ and V_θ share parameters (`shared`), and every rollout comes from the newest policy.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -21,23 +20,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ridgeline.distributions import log_prob
-from ridgeline.encoders import Activation, EncoderBuilder, Linear, build_encoder
+from ridgeline.encoders import Activation, Linear, build_encoder
 from ridgeline.errors import UsageError
 from ridgeline.minibatches import epochs
 from ridgeline.networks import ActorCritic, Policy, PolicyHead
 from ridgeline.normalisation import ObservationNormaliser, RewardNormaliser
-from ridgeline.optimisation import OptimiserName, descend, optimiser_state
-from ridgeline.returns import explained_variance, gae
+from ridgeline.optimisation import optimiser_state
+from ridgeline.records import NetworkAlgorithm
+from ridgeline.returns import explained_variance
+from ridgeline.rollouts import Sample, flatten, samples, standardise
 from ridgeline.types import (
     Action,
-    Algorithm,
     Carry,
     EnvSpec,
     Metrics,
     Obs,
     Rollout,
     Steps,
-    Transition,
     real,
     size,
     static,
@@ -52,16 +51,6 @@ class State(eqx.Module):
     rewards: RewardNormaliser | None
 
 
-class Sample(NamedTuple):
-    """One row of a rollout, ready to learn from."""
-
-    obs: Obs
-    action: Action
-    log_prob: Float[Array, "..."]
-    advantage: Float[Array, "..."]
-    target: Float[Array, "..."]
-
-
 def clipped_surrogate(
     ratio: Float[Array, "..."], advantage: Float[Array, "..."], epsilon: Float[Array, ""] | float
 ) -> Float[Array, "..."]:
@@ -74,36 +63,25 @@ def value_loss(value: Float[Array, "..."], target: Float[Array, "..."]) -> Float
     return (value - target) ** 2
 
 
-def standardise(x: Float[Array, "n"]) -> Float[Array, "n"]:
-    """(x − mean) / (std + 1e-8): a batch whose entries are all equal becomes zeros."""
-    return (x - jnp.mean(x)) / (jnp.std(x) + 1e-8)
-
-
-class PPO(Algorithm[State, Policy[ActorCritic]]):
+class PPO(NetworkAlgorithm[State, Policy[ActorCritic]]):
     """Proximal policy optimisation. A record of hyper-parameters; its methods are pure."""
 
     num_envs: int = size(8)  # environments side by side, for each seed
     rollout_length: int = size(128)  # T: steps in each of them between updates
     epochs: int = size(4)  # K: passes over each rollout
     batch_size: int = size(256)  # rows in a minibatch; divides num_envs × rollout_length
-    gamma: float = real(0.99, 0, 1)  # discount γ
     gae_lambda: float = real(0.95, 0, 1)  # λ of the advantage estimator
     clip_range: float = real(0.2, 0)  # ε of the clipped surrogate
     clip_anneal: float = real(0.0, 0, 1)  # share of ε that is gone, linearly, by the end of the run
     learning_rate: float = real(3e-4, 0)  # α
-    learning_rate_anneal: float = real(0.0, 0, 1)  # share of α that is gone, linearly, by the end of the run
     value_coef: float = real(0.5, 0)  # c₁, weight of the value loss
     entropy_coef: float = real(0.0)  # c₂, weight of the entropy bonus
     max_grad_norm: float = real(0.5, 0)  # the gradient's global norm is clipped here
     normalise_advantages: bool = static(True)  # standardise them in each minibatch
-    normalise_observations: bool = static(False)  # by the running mean and variance of all observations
     normalise_rewards: bool = static(False)  # by the running deviation of the discounted return
     shared: bool = static(True)  # one encoder for policy and value, or one each
     log_std: float = real(0.0, -20, 2)  # initial log standard deviation of continuous actions
-    optimiser: OptimiserName = static("adam")
-    hidden: tuple[int, ...] = static((64, 64))  # widths of the hidden layers
     activation: Activation = static("tanh")
-    encoder: EncoderBuilder | None = static(None)
 
     def check(self, spec: EnvSpec) -> None:
         """Minibatches divide the rollout."""
@@ -117,11 +95,10 @@ class PPO(Algorithm[State, Policy[ActorCritic]]):
     def init(self, key: PRNGKeyArray, spec: EnvSpec) -> State:
         """Fresh networks; normalisers that have seen nothing."""
         encoder_key, critic_key, policy_key, value_key = jax.random.split(key, 4)
-        arguments = (spec.observation, self.hidden, self.activation, self.encoder)
-        encoder, n = build_encoder(encoder_key, *arguments)
+        encoder, n = build_encoder(encoder_key, spec.observation, self.architecture)
         network = ActorCritic(
             encoder,
-            None if self.shared else build_encoder(critic_key, *arguments)[0],
+            None if self.shared else build_encoder(critic_key, spec.observation, self.architecture)[0],
             PolicyHead.create(policy_key, n, spec.action, self.log_std),
             Linear.create(value_key, n, 1),
         )
@@ -151,45 +128,37 @@ class PPO(Algorithm[State, Policy[ActorCritic]]):
         rewards, reward = state.rewards, x.reward
         if rewards is not None:
             rewards, reward = rewards.scale(reward, x.ended, self.gamma)
-        samples = self.samples(state.policy, x._replace(reward=reward))
-        learning_rate = self.learning_rate * (1 - self.learning_rate_anneal * steps.progress)
+        rows = flatten(
+            samples(
+                network.distribution,
+                network.state_value,
+                state.policy.read,
+                x._replace(reward=reward),
+                self.gamma,
+                self.gae_lambda,
+            )
+        )
+        learning_rate = self.annealed(self.learning_rate, steps)
         clip_range = self.clip_range * (1 - self.clip_anneal * steps.progress)
 
         def learn(learner: tuple[ActorCritic, PyTree[Array]], batch: Sample) -> tuple[Any, Metrics]:
             network, optimiser = learner
             gradient, metrics = jax.grad(self.objective, has_aux=True)(network, batch, clip_range)
-            network, optimiser, norm = descend(
-                self.optimiser, network, gradient, optimiser, learning_rate, self.max_grad_norm
-            )
+            network, optimiser, norm = self.descend(network, gradient, optimiser, learning_rate)
             return (network, optimiser), metrics | {"train/grad_norm": norm}
 
         (network, optimiser), metrics = epochs(
-            key, learn, (network, state.optimiser), samples, self.epochs, self.batch_size
+            key, learn, (network, state.optimiser), rows, self.epochs, self.batch_size
         )
         metrics = jax.tree.map(jnp.mean, metrics) | {
             "train/learning_rate": learning_rate,
             "train/clip_range": clip_range,
-            "train/explained_variance": explained_variance(samples.target - samples.advantage, samples.target),
+            "train/explained_variance": explained_variance(rows.target - rows.advantage, rows.target),
         }
         if network.policy.log_std is not None:
             metrics["train/std"] = jnp.mean(jnp.exp(network.policy.log_std))
         policy = Policy(network, state.policy.normaliser.fold(x.obs))
         return State(policy, optimiser, rewards), metrics
-
-    def samples(self, policy: Policy[ActorCritic], x: Transition) -> Sample:
-        """Rows [T · N] with what θ_old says of them: log π_θold(a|s), Â and V^targ = Â + V_θold(s)."""
-
-        def everywhere(function: Callable[..., Any], *rows: Any) -> Any:
-            return jax.vmap(jax.vmap(function))(*rows)
-
-        obs = everywhere(policy.read, x.obs)
-        pi, value = everywhere(policy.network, obs)
-        next_value = everywhere(lambda s: policy.network.state_value(policy.read(s)), x.next_obs)
-        advantage = jax.vmap(gae, in_axes=(1, 1, 1, 1, 1, None, None), out_axes=1)(
-            x.reward, value, next_value, x.terminated, x.ended, self.gamma, self.gae_lambda
-        )
-        rows = Sample(obs, x.action, everywhere(log_prob, pi, x.action), advantage, advantage + value)
-        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), rows)
 
     def objective(
         self, network: ActorCritic, batch: Sample, clip_range: Float[Array, ""]

@@ -1,0 +1,40 @@
+"""What the records of all algorithms that train networks by gradient steps have in common."""
+
+import equinox as eqx
+from jaxtyping import Array, Float, PyTree
+
+from ridgeline.encoders import Activation, Architecture, EncoderBuilder
+from ridgeline.optimisation import OptimiserName, descend
+from ridgeline.types import Algorithm, Steps, real, static
+
+
+class NetworkAlgorithm[State, Policy](Algorithm[State, Policy]):
+    """Hyper-parameters that every algorithm has; those with another default say so in their own record."""
+
+    num_envs: eqx.AbstractVar[int]
+    rollout_length: eqx.AbstractVar[int]
+    gamma: float = real(0.99, 0, 1)  # discount γ
+    learning_rate: float = real(1e-3, 0)  # α
+    learning_rate_anneal: float = real(0.0, 0, 1)  # share of α that is gone, linearly, by the end of the run
+    normalise_observations: bool = static(False)  # by the running mean and variance of all observations
+    max_grad_norm: float = real(10.0, 0)  # the gradient's global norm is clipped here
+    optimiser: OptimiserName = static("adam")
+    hidden: tuple[int, ...] = static((64, 64))  # widths of the hidden layers
+    activation: Activation = static("relu")
+    layer_norm: bool = static(False)  # standardise the features of each hidden layer (Ba et al. 2016)
+    encoder: EncoderBuilder | None = static(None)
+
+    @property
+    def architecture(self) -> Architecture:
+        """What networks are built of."""
+        return Architecture(self.hidden, self.activation, self.layer_norm, self.encoder)
+
+    def annealed(self, rate: Float[Array, ""] | float, steps: Steps) -> Float[Array, ""]:
+        """α (1 − p · learning_rate_anneal) at a fraction p of the run."""
+        return rate * (1 - self.learning_rate_anneal * steps.progress)
+
+    def descend[Params: PyTree[Array]](
+        self, params: Params, gradient: Params, moments: PyTree[Array], rate: Float[Array, ""] | float
+    ) -> tuple[Params, PyTree[Array], Float[Array, ""]]:
+        """One step against the gradient with this record's optimiser and clip; also the gradient's norm."""
+        return descend(self.optimiser, params, gradient, moments, rate, self.max_grad_norm)

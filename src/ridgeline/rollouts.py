@@ -1,0 +1,56 @@
+"""What the parameters that acted say of a rollout, computed once before any of them changes."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ridgeline.distributions import Distribution, log_prob
+from ridgeline.returns import gae
+from ridgeline.types import Action, Obs, Transition
+
+
+class Sample(NamedTuple):
+    """One row of a rollout, ready to learn from; leading axes are free."""
+
+    obs: Obs
+    action: Action
+    log_prob: Float[Array, "..."]
+    advantage: Float[Array, "..."]
+    target: Float[Array, "..."]
+
+
+def everywhere(function: Callable[..., Any], *rows: Any) -> Any:
+    """`function` of every cell of arrays [T, N]."""
+    return jax.vmap(jax.vmap(function))(*rows)
+
+
+def samples(
+    distribution: Callable[[Obs], Distribution],
+    state_value: Callable[[Obs], Float[Array, ""]],
+    read: Callable[[Obs], Obs],
+    x: Transition,
+    gamma: Float[Array, ""] | float,
+    lambda_: Float[Array, ""] | float,
+) -> Sample:
+    """Rows [T, N] with log π_θold(a|s), Â and V^targ = Â + V_θold(s); observations as a network reads them."""
+    obs = everywhere(read, x.obs)
+    value = everywhere(state_value, obs)
+    next_value = everywhere(lambda s: state_value(read(s)), x.next_obs)
+    advantage = jax.vmap(gae, in_axes=(1, 1, 1, 1, 1, None, None), out_axes=1)(
+        x.reward, value, next_value, x.terminated, x.ended, gamma, lambda_
+    )
+    log_probs = everywhere(log_prob, everywhere(distribution, obs), x.action)
+    return Sample(obs, x.action, log_probs, advantage, advantage + value)
+
+
+def flatten(rows: PyTree[Array]) -> PyTree[Array]:
+    """[T, N, ...] as [T · N, ...]."""
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), rows)
+
+
+def standardise(x: Float[Array, "n"]) -> Float[Array, "n"]:
+    """(x − mean) / (std + 1e-8): entries that are all equal become zeros."""
+    return (x - jnp.mean(x)) / (jnp.std(x) + 1e-8)
