@@ -22,6 +22,11 @@ def rewards_to_go(
     return jax.lax.scan(back, jnp.zeros_like(reward[0]), (reward, ended), reverse=True, unroll=8)[1]
 
 
+def first_episode(ended: Bool[Array, "T"]) -> Bool[Array, "T"]:
+    """Which rows belong to the episode that begins with row 0: those up to its end, and that row itself."""
+    return jnp.cumsum(ended) - ended == 0
+
+
 def gae(
     reward: Float[Array, "T"],
     value: Float[Array, "T"],

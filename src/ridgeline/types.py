@@ -7,7 +7,7 @@ arrays; the key `action_mask` of a dictionary is reserved for the actions that a
 import dataclasses
 import math
 from abc import abstractmethod
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -158,6 +158,9 @@ class Algorithm[State, Policy](eqx.Module):
 
     num_envs: eqx.AbstractVar[int]
     rollout_length: eqx.AbstractVar[int]
+    # Whether every column of a rollout is one whole episode: it begins with row 0 and is cut after the last row.
+    # Rows behind an episode's end are no steps of the run, and hold nothing to learn from.
+    fresh: ClassVar[bool] = False
 
     def check(self, spec: EnvSpec) -> None:
         """Raise `UsageError` where this record cannot work on such an environment."""

@@ -5,12 +5,13 @@ logging, evaluation and the run's total change neither the compiled code nor the
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt
 
 from ridgeline.environments.base import Running, advance, start_episodes, where_ended
 from ridgeline.training.devices import over_seeds
@@ -19,13 +20,17 @@ from ridgeline.types import Action, Algorithm, Environment, EnvSpec, Obs, Rollou
 
 
 class Lane(NamedTuple):
-    """All that one seed's training consists of; nothing else decides what happens next."""
+    """All that one seed's training consists of; nothing else decides what happens next.
+
+    `clock` counts where rollouts differ in length, those of whole episodes: environment steps and iterations.
+    """
 
     key: PRNGKeyArray
     state: PyTree[Array]
     running: Running
     carry: PyTree[Array]
     episode_return: Float[Array, "N"]
+    clock: tuple[Int[Array, ""], Int[Array, ""]] | None
 
 
 def key_for(seed_key: PRNGKeyArray, use: str) -> PRNGKeyArray:
@@ -38,7 +43,8 @@ def begin_lane(algorithm: Algorithm[Any, Any], env: Environment[Any], seed_key: 
     streams = jax.random.split(key_for(seed_key, "environments"), algorithm.num_envs)
     running = start_episodes(env, streams, jnp.zeros(algorithm.num_envs, jnp.int32))
     state = algorithm.init(key_for(seed_key, "init"), env.spec)
-    return Lane(seed_key, state, running, begin_carry(algorithm, env.spec), jnp.zeros(algorithm.num_envs))
+    clock = (jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)) if algorithm.fresh else None
+    return Lane(seed_key, state, running, begin_carry(algorithm, env.spec), jnp.zeros(algorithm.num_envs), clock)
 
 
 def begin_carry(algorithm: Algorithm[Any, Any], spec: EnvSpec) -> PyTree[Array]:
@@ -60,34 +66,79 @@ def iteration_keys(seed_key: PRNGKeyArray, iteration: Int[Array, ""]) -> tuple[P
     return act_key, update_key
 
 
+class Rows(NamedTuple):
+    """What goes on while a rollout is gathered: `live` columns still play an episode that counts."""
+
+    running: Running
+    carry: PyTree[Array]
+    total: Float[Array, "N"]
+    live: Bool[Array, "N"]
+
+
+class Finished(NamedTuple):
+    """Row by row and column by column [N]: whether it was a step of the run, and the episodes that ended."""
+
+    steps: Bool[Array, "N"]
+    episodes: Bool[Array, "N"]
+    returns: Float[Array, "N"]
+    lengths: Int[Array, "N"]
+
+
 def iterate(
     algorithm: Algorithm[Any, Any], env: Environment[Any], lane: Lane, steps: Steps
 ) -> tuple[Lane, Summary]:
     """T steps in each of N environments, then one update."""
     act_key, update_key = iteration_keys(lane.key, steps.iteration)
     policy, fresh_carry = algorithm.policy(lane.state), begin_carry(algorithm, env.spec)
+    last = algorithm.rollout_length - 1
+    everyone = jnp.ones(algorithm.num_envs, bool)
 
-    def row(at: tuple[Running, Any, Array], t: Int[Array, ""]) -> tuple[tuple[Running, Any, Array], Any]:
-        running, carry, total = at
+    def row(at: Rows, t: Int[Array, ""]) -> tuple[Rows, tuple[Transition, Finished]]:
         now = steps._replace(taken=steps.taken + t * algorithm.num_envs)
         key = jax.random.fold_in(act_key, t)
-        action, carry = act_everywhere(algorithm, key, policy, carry, running.obs, now)
-        after, step = advance(env, running, action)
-        transition = Transition(running.obs, action, step.reward, step.next_obs, step.terminated, step.truncated)
-        total, length = total + step.reward, running.elapsed + 1
-        ended = transition.ended
-        finished = (ended, jnp.where(ended, total, 0), jnp.where(ended, length, 0))
-        carry = where_ended(ended, fresh_carry, carry)
-        return (after, carry, jnp.where(ended, 0, total)), (transition, finished)
+        action, carry = act_everywhere(algorithm, key, policy, at.carry, at.running.obs, now)
+        after, step = advance(env, at.running, action)
+        if algorithm.fresh:
+            step = step._replace(truncated=step.truncated | (t == last))
+        x = Transition(at.running.obs, action, step.reward, step.next_obs, step.terminated, step.truncated)
+        total, length = at.total + step.reward, at.running.elapsed + 1
+        counted = x.ended & at.live
+        finished = Finished(at.live, counted, jnp.where(counted, total, 0), jnp.where(counted, length, 0))
+        carry = where_ended(x.ended, fresh_carry, carry)
+        live = at.live & ~x.ended if algorithm.fresh else at.live
+        return Rows(after, carry, jnp.where(x.ended, 0, total), live), (x, finished)
 
-    start = (lane.running, lane.carry, lane.episode_return)
-    (running, carry, total), (transitions, finished) = jax.lax.scan(
-        row, start, jnp.arange(algorithm.rollout_length)
+    if algorithm.fresh:
+        # Episodes are numbered by the iteration, whatever columns do behind their ends.
+        running = start_episodes(env, lane.running.key, jnp.full(algorithm.num_envs, steps.iteration))
+        begun = Rows(running, fresh_carry, jnp.zeros(algorithm.num_envs), everyone)
+        end, (transitions, finished) = gather_until_dead(row, begun, algorithm.rollout_length)
+        first_carry = fresh_carry
+    else:
+        begun = Rows(lane.running, lane.carry, lane.episode_return, everyone)
+        end, (transitions, finished) = jax.lax.scan(row, begun, jnp.arange(algorithm.rollout_length))
+        first_carry = lane.carry
+    state, metrics = algorithm.update(update_key, lane.state, Rollout(transitions, first_carry), steps)
+    sums = Finished(*map(jnp.sum, finished))
+    clock = None if lane.clock is None else (lane.clock[0] + sums.steps, lane.clock[1] + 1)
+    lane = Lane(lane.key, state, end.running, end.carry, end.total, clock)
+    return lane, summarise(algorithm.policy(state), metrics, *sums)
+
+
+def gather_until_dead(row: Callable[[Rows, Int[Array, ""]], Any], begun: Rows, length: int) -> tuple[Rows, Any]:
+    """`row` after row until no column is live, at most `length`; rows that nobody played are zeros."""
+    shapes = jax.eval_shape(row, begun, jnp.zeros((), jnp.int32))[1]
+    rows = jax.tree.map(lambda x: jnp.zeros((length, *x.shape), x.dtype), shapes)
+
+    def one(at: tuple[Int[Array, ""], Rows, Any]) -> tuple[Int[Array, ""], Rows, Any]:
+        t, begun, rows = at
+        after, found = row(begun, t)
+        return t + 1, after, jax.tree.map(lambda a, x: a.at[t].set(x), rows, found)
+
+    going = jax.lax.while_loop(
+        lambda at: (at[0] < length) & jnp.any(at[1].live), one, (jnp.zeros((), jnp.int32), begun, rows)
     )
-    state, metrics = algorithm.update(update_key, lane.state, Rollout(transitions, lane.carry), steps)
-    return Lane(lane.key, state, running, carry, total), summarise(
-        algorithm.policy(state), metrics, *map(jnp.sum, finished)
-    )
+    return going[1], going[2]
 
 
 @functools.partial(jax.jit, static_argnames="mesh", donate_argnames="lanes")
@@ -97,26 +148,39 @@ def chunk(
     lanes: Lane,
     count: Int[Array, "S"],
     first: Int[Array, ""],
+    until: Float[Array, ""],
     total: Float[Array, ""],
     *,
     mesh: Mesh,
 ) -> tuple[Lane, Summary]:
-    """`count` iterations of every seed, from the one numbered `first`; and what they amounted to."""
+    """`count` iterations of every seed, from the one numbered `first`; and what they amounted to.
+
+    Where rollouts are whole episodes, a seed counts its iterations itself and stops after `until` steps.
+    """
     rows = algorithm.num_envs * algorithm.rollout_length
 
     def one_seed(lane: Lane, count: Int[Array, ""], shared: tuple[Any, ...]) -> tuple[Lane, Summary]:
-        algorithm, env, first, total = shared
+        algorithm, env, first, until, total = shared
 
         def body(i: Int[Array, ""], so_far: tuple[Lane, Summary]) -> tuple[Lane, Summary]:
-            steps = Steps(i.astype(float) * rows, total, i)
-            lane, summary = iterate(algorithm, env, so_far[0], steps)
+            clock = so_far[0].clock
+            taken, iteration = (i.astype(float) * rows, i) if clock is None else (clock[0].astype(float), clock[1])
+            lane, summary = iterate(algorithm, env, so_far[0], Steps(taken, total, iteration))
             return lane, jax.tree.map(jnp.add, so_far[1], summary)
+
+        def going(at: tuple[Int[Array, ""], tuple[Lane, Summary]]) -> Bool[Array, ""]:
+            clock = at[1][0].clock
+            assert clock is not None
+            return (at[0] < count) & (clock[0] < until)
 
         shapes = jax.eval_shape(iterate, algorithm, env, lane, Steps(total, total, first))[1]
         zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        if algorithm.fresh:
+            start = (jnp.zeros((), jnp.int32), (lane, zero))
+            return jax.lax.while_loop(going, lambda at: (at[0] + 1, body(at[0], at[1])), start)[1]
         return jax.lax.fori_loop(first, first + count, body, (lane, zero))
 
-    return over_seeds(one_seed, mesh, (lanes, count), (algorithm, env, first, total))
+    return over_seeds(one_seed, mesh, (lanes, count), (algorithm, env, first, until, total))
 
 
 @functools.partial(jax.jit, static_argnames="mesh")

@@ -5,9 +5,12 @@ acts. The functions inside the calls are the compiled runner's own, with the sam
 """
 
 import functools
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree, UInt
 
@@ -33,6 +36,15 @@ def begin(
     return keys, map_seeds(lambda key: algorithm.init(key_for(key, "init"), spec), keys)
 
 
+def of_seeds(
+    algorithm: Algorithm[Any, Any], function: Callable[..., Any], steps: Steps, *each: PyTree[Array]
+) -> Any:
+    """`function(steps, *one)` of every seed; where rollouts are whole episodes, each has steps of its own."""
+    if algorithm.fresh:
+        return map_seeds(lambda own, *one: function(own, *one), steps, *each)
+    return map_seeds(lambda *one: function(steps, *one), *each)
+
+
 @functools.partial(jax.jit, static_argnames="spec")
 def act(
     algorithm: Algorithm[Any, Any],
@@ -50,16 +62,16 @@ def act(
 
     `ended` tells where the previous row ended an episode: there the carry starts anew.
     """
-    now = steps._replace(taken=steps.taken + row * algorithm.num_envs)
 
-    def one_seed(key: PRNGKeyArray, policy: Any, carry: Carry, ended: Array, obs: Obs) -> Any:
+    def one_seed(steps: Steps, key: PRNGKeyArray, policy: Any, carry: Carry, ended: Array, obs: Obs) -> Any:
+        now = steps._replace(taken=steps.taken + row * algorithm.num_envs)
         before = where_ended(ended, begin_carry(algorithm, spec), carry)
         act_key = jax.random.fold_in(iteration_keys(key, steps.iteration)[0], row)
         action, after = act_everywhere(algorithm, act_key, policy, before, obs, now)
         return action, before, after
 
     by_seed = jax.tree.map(lambda x: x.reshape(*ended.shape, *x.shape[1:]), obs)
-    return map_seeds(one_seed, keys, policies, carry, ended, by_seed)
+    return of_seeds(algorithm, one_seed, steps, keys, policies, carry, ended, by_seed)
 
 
 @functools.partial(jax.jit, donate_argnames="states")
@@ -69,19 +81,26 @@ def learn(
     states: PyTree[Array],
     rows: Transition,
     carry: Carry,
-    finished: Float[Array, "3 S"],
+    finished: Float[Array, "4 S"],
     steps: Steps,
+    learning: Bool[Array, "S"],
 ) -> tuple[Any, Summary]:
-    """One update of every seed from the rows [T, S · N] of one rollout."""
+    """One update of every seed that is `learning`, from the rows [T, S · N] of one rollout."""
 
-    def one_seed(key: PRNGKeyArray, state: Any, x: Transition, carry: Carry, finished: Array) -> Any:
+    def one_seed(
+        steps: Steps, key: PRNGKeyArray, state: Any, x: Transition, carry: Carry, finished: Array, learning: Array
+    ) -> Any:
         update_key = iteration_keys(key, steps.iteration)[1]
-        state, metrics = algorithm.update(update_key, state, Rollout(x, carry), steps)
-        return state, summarise(algorithm.policy(state), metrics, *finished)
+        after, metrics = algorithm.update(update_key, state, Rollout(x, carry), steps)
+        summary = summarise(algorithm.policy(after), metrics, *finished)
+        if not algorithm.fresh:
+            return after, summary
+        kept = jax.tree.map(lambda new, old: jnp.where(learning, new, old), after, state)
+        return kept, jax.tree.map(lambda x: jnp.where(learning, x, 0), summary)
 
     seeds = keys.shape[0]
     by_seed = jax.tree.map(lambda x: x.reshape(x.shape[0], seeds, -1, *x.shape[2:]).swapaxes(0, 1), rows)
-    return map_seeds(one_seed, keys, states, by_seed, carry, finished.T)
+    return of_seeds(algorithm, one_seed, steps, keys, states, by_seed, carry, finished.T, learning)
 
 
 class Hosted:
@@ -95,18 +114,25 @@ class Hosted:
         self.episode = np.zeros(shape, int)
         self.ended = np.zeros(shape, bool)
         self.total, self.length = np.zeros(shape), np.zeros(shape)
+        self.taken, self.iteration = np.zeros(len(seeds)), np.zeros(len(seeds), int)
         self.carry = jax.tree.map(lambda x: np.zeros((*shape, *x.shape), x.dtype), algorithm.begin(env.spec))
         self.ended[:] = True  # so that the first call to `act` starts every carry
         self.obs = jax.tree.map(np.array, env.reset(self._episode_seeds(), np.ones(env.num_envs, bool)))
 
-    def run(self, first: int, count: int, total: float) -> Summary:
+    def run(self, first: int, count: int, total: float, until: float = math.inf) -> Summary:
         """`count` iterations of every seed, from the one numbered `first`; count ≥ 1."""
         summaries = []
         for iteration in range(first, first + count):
-            taken = iteration * self.algorithm.num_envs * self.algorithm.rollout_length
-            steps = Steps(np.asarray(taken, float), np.asarray(total, float), np.asarray(iteration, np.int32))
+            learning = self.taken < until
+            if self.algorithm.fresh:
+                if not learning.any():
+                    break
+                steps = Steps(self.taken, np.full(len(self.seeds), total), self.iteration.astype(np.int32))
+            else:
+                taken = iteration * self.algorithm.num_envs * self.algorithm.rollout_length
+                steps = Steps(np.asarray(taken, float), np.asarray(total, float), np.asarray(iteration, np.int32))
             steps = jax.tree.map(lambda x: x.astype(jax.dtypes.canonicalize_dtype(x.dtype)), steps)
-            summaries.append(self._iterate(steps))
+            summaries.append(self._iterate(steps, learning))
         return jax.tree.map(lambda *x: np.sum(x, 0), *summaries)
 
     @property
@@ -125,13 +151,18 @@ class Hosted:
         """Close the environments."""
         self.env.close()
 
-    def _iterate(self, steps: Steps) -> Summary:
+    def _iterate(self, steps: Steps, learning: np.ndarray) -> Summary:
         policies = self.algorithm.policy(self.states)
+        fresh, length = self.algorithm.fresh, self.algorithm.rollout_length
+        # Columns that still play an episode that counts.
+        live = np.broadcast_to(learning[:, None], self.total.shape).copy()
+        if fresh:
+            self._begin_episodes()
         # New arrays each time: the update may still be reading the last ones.
         rows: Transition | None = None
         first_carry: Carry = ()
-        finished = np.zeros((3, len(self.seeds)))
-        for t in range(self.algorithm.rollout_length):
+        finished = np.zeros((4, len(self.seeds)))
+        for t in range(length):
             action, before, self.carry = act(
                 self.algorithm,
                 self.keys,
@@ -147,25 +178,47 @@ class Hosted:
             action = np.asarray(action)
             action = action.reshape(self.env.num_envs, *action.shape[2:])
             step = self.env.step(action)
-            row = Transition(self.obs, action, step.reward, step.next_obs, step.terminated, step.truncated)
+            truncated = step.truncated | (t == length - 1) if fresh else step.truncated
+            row = Transition(self.obs, action, step.reward, step.next_obs, step.terminated, truncated)
             if rows is None:
-                rows = jax.tree.map(lambda x: np.empty((self.algorithm.rollout_length, *x.shape), x.dtype), row)
+                rows = jax.tree.map(lambda x: np.zeros((length, *x.shape), x.dtype), row)
             for store, x in zip(jax.tree.leaves(rows), jax.tree.leaves(row), strict=True):
                 store[t] = x
-            self._follow(row, finished)
+            self._follow(row, finished, live)
+            if fresh:
+                live &= ~self.ended
+                if not live.any():
+                    break
+        self.taken += finished[0]
+        self.iteration += learning
         self.states, summary = learn(
-            self.algorithm, self.keys, self.states, rows, first_carry, finished.astype(np.float32), steps
+            self.algorithm,
+            self.keys,
+            self.states,
+            rows,
+            first_carry,
+            finished.astype(np.float32),
+            steps,
+            learning,
         )
         return jax.tree.map(np.asarray, summary)
 
-    def _follow(self, row: Transition, finished: np.ndarray) -> None:
-        """Count returns and lengths; reset what ended, each episode from its own seed."""
+    def _begin_episodes(self) -> None:
+        """A new episode in every column, numbered by its seed's iteration."""
+        self.episode[:] = self.iteration[:, None]
+        self.total[:], self.length[:], self.ended[:] = 0, 0, True
+        self.obs = jax.tree.map(np.array, self.env.reset(self._episode_seeds(), np.ones(self.env.num_envs, bool)))
+
+    def _follow(self, row: Transition, finished: np.ndarray, live: np.ndarray) -> None:
+        """Count steps, returns and lengths of live columns; reset what ended, each episode from its own seed."""
         self.total += row.reward.reshape(self.total.shape)
         self.length += 1
         self.ended = np.asarray(row.ended).reshape(self.total.shape)
         self.obs = jax.tree.map(np.array, row.next_obs)
+        finished[0] += live.sum(1)
         if self.ended.any():
-            finished += [x.sum(1) for x in (self.ended, self.total * self.ended, self.length * self.ended)]
+            counted = self.ended & live
+            finished[1:] += [x.sum(1) for x in (counted, self.total * counted, self.length * counted)]
             self.total[self.ended], self.length[self.ended] = 0, 0
             self.episode += self.ended
             mask = self.ended.ravel()

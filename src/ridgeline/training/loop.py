@@ -23,7 +23,11 @@ _CHUNK_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does when, in whole iterations; none of it changes what is learned."""
+    """What a run does when, in whole iterations; none of it changes what is learned.
+
+    Where rollouts are whole episodes (`fresh`), iterations differ in length, so the plan counts single steps; it
+    is as far as the seed that has taken fewest, and what is due then happens after the iteration.
+    """
 
     iterations: int
     steps_per_iteration: int
@@ -31,12 +35,13 @@ class Plan:
     evaluations: int = 10
     evaluation_episodes: int = 10
     evaluation_seed: int = 1_000_003
+    fresh: bool = False
 
     @classmethod
     def of(cls, algorithm: Algorithm[Any, Any], steps: int, **options: int) -> "Plan":
         """At least `steps` environment steps a seed, rounded up to whole iterations."""
-        each = algorithm.num_envs * algorithm.rollout_length
-        return cls(math.ceil(steps / each), each, **options)
+        each = 1 if algorithm.fresh else algorithm.num_envs * algorithm.rollout_length
+        return cls(math.ceil(steps / each), each, **options, fresh=algorithm.fresh)
 
     @property
     def steps(self) -> int:
@@ -76,28 +81,34 @@ def iterate(runner: Runner, plan: Plan, seeds: tuple[int, ...], first: int = 0) 
     stops = sorted(log_at | evaluate_at)
     begun = time.perf_counter()
     done, pace, summary, since = first, 0.0, None, begun
-    logged = first
+    taken = np.zeros(len(seeds))
     while done < plan.iterations:
-        stop = next(s for s in stops if s > done)
-        count = stop - done if not pace else min(stop - done, max(1, int(_CHUNK_SECONDS / pace)))
-        if done == first:
-            count = 1  # nothing is known of the pace yet
+        before, stop = done, next(s for s in stops if s > done)
+        # Nothing is known of the pace before the first chunk.
+        count = max(1, int(_CHUNK_SECONDS / pace)) if pace else 1
         started = time.perf_counter()
-        part = runner.run(done, count, float(plan.steps))
+        if plan.fresh:
+            part = runner.run(done, count, float(plan.steps), until=float(stop))
+            taken += part.steps
+            done = min(plan.iterations, int(taken.min()))
+        else:
+            count = min(stop - done, count)
+            part = runner.run(done, count, float(plan.steps))
+            done += count
         now = time.perf_counter()
-        pace, done = (now - started) / count, done + count
+        pace = (now - started) / max(1.0, float(part.iterations.max()))
         summary = part if summary is None else jax.tree.map(np.add, summary, part)
         steps = done * plan.steps_per_iteration
         _check_finite(runner, part, seeds, steps)
         evaluation = None
-        if done in evaluate_at:
+        if any(before < point <= done for point in evaluate_at):
             evaluation = runner.evaluate(plan.evaluation_seed, plan.evaluation_episodes)
         rows: tuple[Row, ...] = ()
-        if done in log_at or evaluation is not None:
-            fps = (done - logged) * plan.steps_per_iteration * len(seeds) / (now - since)
+        if any(before < point <= done for point in log_at) or evaluation is not None:
+            fps = float(summary.steps.sum()) / (now - since)
             clock = {"time/wall": round(now - begun, 3), "time/fps": round(fps)}
             rows = tuple(_row(summary, evaluation, i, seed, steps, clock) for i, seed in enumerate(seeds))
-            summary, logged, since = None, done, time.perf_counter()
+            summary, since = None, time.perf_counter()
         seconds = time.perf_counter() - begun
         yield Progress(steps, plan.steps, seconds, len(seeds), rows, evaluation, runner)
 

@@ -25,8 +25,11 @@ class Runner(Protocol):
     def compile(self, episodes: int) -> None:
         """Compile what can be compiled before the first step; evaluations will have so many episodes."""
 
-    def run(self, first: int, count: int, total: float) -> Summary:
-        """`count` ≥ 1 iterations of every seed, from the one numbered `first`, in a run of `total` steps."""
+    def run(self, first: int, count: int, total: float, until: float = math.inf) -> Summary:
+        """`count` ≥ 1 iterations of every seed, from the one numbered `first`, in a run of `total` steps.
+
+        Where rollouts are whole episodes, seeds count their iterations themselves, and stop after `until` steps.
+        """
 
     @property
     def policies(self) -> PyTree[Array]:
@@ -57,13 +60,12 @@ class Compiled:
             keys = evaluation_keys(0, episodes)
             jax.block_until_ready(play(self.algorithm, self.env, policies, keys, np.int32(0), mesh=self.mesh))
 
-    def run(self, first: int, count: int, total: float) -> Summary:
+    def run(self, first: int, count: int, total: float, until: float = math.inf) -> Summary:
         """`count` iterations of every seed, from the one numbered `first`."""
         # Seeds that only fill up the last device's share get none.
         counts = np.where(self.wanted, np.int32(count), np.int32(0))
-        self.lanes, summary = chunk(
-            self.algorithm, self.env, self.lanes, counts, np.int32(first), _real(total), mesh=self.mesh
-        )
+        where = (np.int32(first), _real(until), _real(total))
+        self.lanes, summary = chunk(self.algorithm, self.env, self.lanes, counts, *where, mesh=self.mesh)
         return self._of_seeds(jax.device_get(summary))
 
     @property
