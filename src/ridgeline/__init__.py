@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ridgeline.algorithms.dqn import DQN
+    from ridgeline.algorithms.pg import PG, VPG
     from ridgeline.algorithms.ppo import PPO
     from ridgeline.environments import make
     from ridgeline.errors import RidgelineError
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "DQN": "algorithms.dqn",
+    "PG": "algorithms.pg",
+    "VPG": "algorithms.pg",
     "PPO": "algorithms.ppo",
     "make": "environments",
     "RidgelineError": "errors",
@@ -56,7 +59,9 @@ _HOMES = {
 
 __all__ = [
     "DQN",
+    "PG",
     "PPO",
+    "VPG",
     "Algorithm",
     "ArraySpec",
     "Continuous",

@@ -90,7 +90,7 @@ def td_target(x: Batch, next_value: Float[Array, ""]) -> Float[Array, ""]:
     return x.reward + x.discount * next_value
 
 
-class Regression[Critics: PyTree[Array]](eqx.Module):
+class Regression[Critics](eqx.Module):
     """Critics and the state of the optimiser that fits them."""
 
     critics: Critics

@@ -46,12 +46,14 @@ class Normaliser(eqx.Module):
         zero, zeros = jnp.zeros(()), jnp.zeros(shape)
         return cls(Total(zero, zero), Total(zeros, zeros), Total(zeros, zeros))
 
-    def fold(self, x: Float[Array, "batch *shape"]) -> "Normaliser":
-        """The statistics with a batch [B, ...] added."""
-        total = self.count.add(jnp.asarray(x.shape[0], x.dtype))
-        share = x.shape[0] / total.value
-        delta = jnp.mean(x, 0) - self.mean.value
-        change = share * (jnp.var(x, 0) - self.variance.value + (1 - share) * delta**2)
+    def fold(self, x: Float[Array, "batch *shape"], counts: Bool[Array, "batch"] | None = None) -> "Normaliser":
+        """The statistics with those entries of a batch [B, ...] added that count, at least one; by default all."""
+        where = None if counts is None else jnp.reshape(counts, (-1,) + (1,) * (x.ndim - 1))
+        size = jnp.asarray(x.shape[0], x.dtype) if counts is None else jnp.sum(counts).astype(x.dtype)
+        total = self.count.add(size)
+        share = size / total.value
+        delta = jnp.mean(x, 0, where=where) - self.mean.value
+        change = share * (jnp.var(x, 0, where=where) - self.variance.value + (1 - share) * delta**2)
         return Normaliser(total, self.mean.add(share * delta), self.variance.add(change))
 
     def __call__(self, x: Float[Array, "*shape"], clip: float = 10.0) -> Float[Array, "*shape"]:
@@ -113,11 +115,12 @@ class ObservationNormaliser(eqx.Module):
         """One observation, normalised."""
         return self._each(obs, lambda normaliser, x: normaliser(x))
 
-    def fold(self, obs: Obs) -> "ObservationNormaliser":
-        """The statistics with many observations added; leading axes are free."""
+    def fold(self, obs: Obs, counts: Bool[Array, "..."] | None = None) -> "ObservationNormaliser":
+        """The statistics with many observations added, or those that count; leading axes are free."""
         arrays = obs if isinstance(obs, dict) else {"": obs}
+        flat = None if counts is None else jnp.reshape(counts, -1)
         return ObservationNormaliser(
-            {k: n.fold(jnp.reshape(arrays[k], (-1, *n.deviation.shape))) for k, n in self.statistics.items()}
+            {k: n.fold(jnp.reshape(arrays[k], (-1, *n.deviation.shape)), flat) for k, n in self.statistics.items()}
         )
 
     def _each(self, obs: Obs, function: Callable[[Normaliser, Array], Array]) -> Obs:

@@ -176,7 +176,7 @@ def test_only_a_termination_hides_what_follows(name: str, end: str) -> None:
         seen = rollout._replace(transitions=x._replace(next_obs=next_obs))
         learned.append(numpy_leaves(algorithm.policy(update(algorithm, key, state, seen, steps)[0])))
     same = all((learned[0][leaf] == learned[1][leaf]).all() for leaf in learned[0])
-    assert same == (end == "terminated")
+    assert same == (end == "terminated" or name == "pg")  # PG has no value to bootstrap from
 
 
 @every_case

@@ -47,7 +47,8 @@ def test_the_length_of_chunks_changes_nothing(name: str, chunks: tuple[int, ...]
 
 
 # What makes an algorithm's schedules constant, and what makes one of them fall.
-SCHEDULES = {"ppo": ({}, {"learning_rate_anneal": 0.5}), "dqn": ({"epsilon_end": 1.0}, {"epsilon_end": 0.0})}
+ANNEALED = ({}, {"learning_rate_anneal": 0.5})
+SCHEDULES = dict.fromkeys(ALGORITHMS, ANNEALED) | {"dqn": ({"epsilon_end": 1.0}, {"epsilon_end": 0.0})}
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

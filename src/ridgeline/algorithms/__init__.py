@@ -4,11 +4,17 @@ import difflib
 from typing import Any
 
 from ridgeline.algorithms.dqn import DQN
+from ridgeline.algorithms.pg import PG, VPG
 from ridgeline.algorithms.ppo import PPO
 from ridgeline.errors import UsageError
 from ridgeline.types import Algorithm
 
-REGISTRY: dict[str, type[Algorithm[Any, Any]]] = {"dqn": DQN, "ppo": PPO}
+REGISTRY: dict[str, type[Algorithm[Any, Any]]] = {
+    "pg": PG,
+    "vpg": VPG,
+    "dqn": DQN,
+    "ppo": PPO,
+}
 
 
 def by_name(name: str) -> type[Algorithm[Any, Any]]:

@@ -4,9 +4,11 @@ An environment that is not listed gets the algorithm's general preset for its ki
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from ridgeline.algorithms.dqn import DQN
+from ridgeline.algorithms.pg import PG, VPG
 from ridgeline.algorithms.ppo import PPO
 from ridgeline.encoders import is_image
 from ridgeline.memory import Replay
@@ -152,4 +154,15 @@ def _has_image(spec: EnvSpec) -> bool:
     return any(is_image(part) for _, part in observation_parts(spec.observation))
 
 
-_GENERAL = {"ppo": _general_ppo, "dqn": _general_dqn}
+def _general_pg(spec: EnvSpec, kind: type[PG] = PG) -> Preset:
+    """Whole episodes; an environment without a time limit gets one of 1,000 steps."""
+    record = kind(rollout_length=spec.max_episode_steps or 1_000, normalise_observations=spec.id != "CartPole-v1")
+    return Preset(record, 200_000)
+
+
+_GENERAL: dict[str, Callable[[EnvSpec], Preset]] = {
+    "pg": _general_pg,
+    "vpg": lambda spec: _general_pg(spec, VPG),
+    "ppo": _general_ppo,
+    "dqn": _general_dqn,
+}

@@ -32,6 +32,10 @@ class Runner(Protocol):
         """
 
     @property
+    def states(self) -> PyTree[Array]:
+        """The algorithm's state of every seed; leading axis: seeds."""
+
+    @property
     def policies(self) -> PyTree[Array]:
         """What acts, of every seed; leading axis: seeds."""
 
@@ -67,6 +71,11 @@ class Compiled:
         where = (np.int32(first), _real(until), _real(total))
         self.lanes, summary = chunk(self.algorithm, self.env, self.lanes, counts, *where, mesh=self.mesh)
         return self._of_seeds(jax.device_get(summary))
+
+    @property
+    def states(self) -> PyTree[Array]:
+        """The algorithm's state of every seed; leading axis: seeds."""
+        return self._of_seeds(self.lanes.state)
 
     @property
     def policies(self) -> PyTree[Array]:
