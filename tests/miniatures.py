@@ -284,6 +284,11 @@ def assert_same(actual: Any, expected: Any, **tolerance: float) -> None:
             np.testing.assert_array_equal(left[name], right[name], err_msg=name, strict=True)
 
 
+def all_finite(tree: Any) -> bool:
+    """Whether no leaf holds a NaN or an infinity."""
+    return all(np.isfinite(x).all() for x in jax.tree.leaves(tree))
+
+
 def index(tree: Any, i: int) -> Any:
     """Entry i of every leaf's leading axis."""
     return jax.tree.map(lambda x: x[i], tree)

@@ -30,9 +30,10 @@ def importance_ratios(
 ) -> Float[Array, "T"]:
     """ρ_{0:t} = Π_{k≤t} π_θ(aₖ|sₖ) / π_b(aₖ|sₖ): what makes rewards at t of π_b's trajectories stand for π_θ's.
 
-    Behind the episode's end the product stays, so the last entry is the weight of the whole trajectory.
+    Behind the episode's end the product stays, so the last entry is the weight of the whole trajectory. It is
+    e³⁰ at most, so that sums of squares stay floats.
     """
-    return jnp.exp(jnp.cumsum(jnp.where(live, now - then, 0)))
+    return jnp.exp(jnp.minimum(jnp.cumsum(jnp.where(live, now - then, 0)), 30))
 
 
 def weighted_return(
@@ -55,9 +56,7 @@ def weighted_return(
 
 def effective_sample_size(weight: Float[Array, "M"], held: Bool[Array, "M"]) -> Float[Array, ""]:
     """(Σ w)² / Σ w²: how many trajectories of π_θ itself would say as much (Kong 1992)."""
-    # Relative to the largest, so that no square leaves the floats.
     w = jnp.where(held, weight, 0)
-    w = w / jnp.maximum(jnp.max(w), smallest(w))
     return jnp.sum(w) ** 2 / jnp.maximum(jnp.sum(w**2), smallest(w))
 
 

@@ -14,6 +14,7 @@ from miniatures import (
     ALGORITHMS,
     TINY,
     action_counts,
+    all_finite,
     assert_same,
     index,
     numpy_leaves,
@@ -133,10 +134,6 @@ def actions(name: str, world: str) -> tuple[Any, dict[str, jax.Array]]:
 
 def shapes(tree: Any) -> Any:
     return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), jax.eval_shape(lambda: tree))
-
-
-def all_finite(tree: Any) -> bool:
-    return all(np.isfinite(x).all() for x in jax.tree.leaves(tree))
 
 
 @every_case

@@ -205,7 +205,7 @@ class PG(NetworkAlgorithm[State, Policy[Actor]]):
         counted = x.live & held[:, None]
         if self.standardise:
             psi = psi / (jnp.sqrt(mean_where(psi**2, counted)) + 1e-8)
-        gain = jnp.sum(jnp.where(held, jax.vmap(surrogate)(now, psi, x.live), 0)) / jnp.sum(held)
+        gain = jnp.sum(jax.vmap(surrogate)(now, psi, counted)) / jnp.sum(held)
         entropy = mean_where(everywhere(lambda p: p.entropy(), pi), counted)
         bonus = self.entropy_coef * entropy * jnp.sum(counted) / jnp.sum(held)
         metrics |= {"train/policy_gradient_loss": -gain, "train/entropy_loss": -entropy}
