@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, list, doctor. Heavy imports happen where they are needed."""
+"""The command line: train, evaluate, verify, list, doctor. Heavy imports happen where they are needed."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,8 @@ from ridgeline.errors import RidgelineError, UsageError
 USAGE = """\
 usage: ridgeline train ALGORITHM ENVIRONMENT [options]    train, judge and report
        ridgeline evaluate RUN [options]                   play greedy episodes with a run's policies
-       ridgeline list                                     algorithms and environments
+       ridgeline verify [SYSTEM] [--full]                  prove a system, all of them, or module:Class of your own
+       ridgeline list                                      algorithms and environments
        ridgeline doctor                                   what this machine has, and whether JAX computes rightly
 
 `ridgeline train ppo CartPole-v1 --help` lists every option with its preset. An environment is an id
@@ -52,6 +53,13 @@ class EvaluateFlags:
     backend: str | None = None  # as in train
 
 
+@dataclasses.dataclass(frozen=True)
+class VerifyFlags:
+    """How thoroughly a system is proven. Each row is a property: its worst error against a reference."""
+
+    full: bool = False  # the long version: more random cases, twenty seeds for each probe
+
+
 class Stopped(BaseException):
     """A signal asks the process to stop."""
 
@@ -65,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     commands: dict[str, Callable[[list[str]], int]] = {
         "train": _train,
         "evaluate": _evaluate,
+        "verify": _verify,
         "list": _list,
         "doctor": _doctor,
     }
@@ -266,6 +275,17 @@ def _evaluate(words: list[str]) -> int:
     sys.path.insert(0, os.getcwd())
     show_evaluation(Run(path), flags.env, flags.backend, flags.episodes, flags.seed)
     return 0
+
+
+def _verify(words: list[str]) -> int:
+    system = words[0] if words and not words[0].startswith("-") else None
+    program = "ridgeline verify [SYSTEM]"
+    flags = _parse(VerifyFlags, VerifyFlags(), program, words[system is not None :])
+    _use_all_cores(None)
+    from ridgeline.theory.verify import verify
+
+    with _signals():
+        return verify(system, flags.full)
 
 
 def _list(words: list[str]) -> int:

@@ -1,0 +1,1 @@
+"""What every system must be proven to do, measured on the shipped functions: the command `ridgeline verify`."""
