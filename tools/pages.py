@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 STYLE = """
 body { max-width: 76rem; margin: auto; padding: 0 1rem; font: 16px/1.5 sans-serif }
 div.document { display: grid; grid-template-columns: minmax(0, 1fr) 14rem; gap: 2rem }
-div.sphinxsidebar { font-size: 14px }
+div.sphinxsidebar { float: none; width: auto; margin: 0; font-size: 14px }
 pre, code { font-size: 14px }
 pre { overflow-x: auto; padding: .5rem; background: #f6f6f6 }
 td, th { border: 1px solid #ccc; padding: .2rem .5rem; text-align: left }
@@ -37,7 +37,7 @@ OPTIONS = {
     "myst_heading_anchors": 6,
     "html_theme": "basic",
     "html_math_renderer": "mathml",
-    "html_sidebars": {"**": ["globaltoc.html", "localtoc.html"]},
+    "html_sidebars": {"**": ["globaltoc.html"]},
     "html_use_index": False,
     "html_copy_source": False,
     "html_show_sphinx": False,
