@@ -13,9 +13,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ridgeline.algorithms.ddpg import DDPG, TD3
     from ridgeline.algorithms.dqn import DQN
+    from ridgeline.algorithms.naf import NAF
     from ridgeline.algorithms.pg import PG, VPG
     from ridgeline.algorithms.ppo import PPO
+    from ridgeline.algorithms.qsearch import QSearch
     from ridgeline.environments import make
     from ridgeline.errors import RidgelineError
     from ridgeline.experiments.policy import Policy, load_policy
@@ -33,6 +36,10 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
+    "DDPG": "algorithms.ddpg",
+    "TD3": "algorithms.ddpg",
+    "NAF": "algorithms.naf",
+    "QSearch": "algorithms.qsearch",
     "DQN": "algorithms.dqn",
     "PG": "algorithms.pg",
     "VPG": "algorithms.pg",
@@ -58,9 +65,12 @@ _HOMES = {
 }
 
 __all__ = [
+    "DDPG",
     "DQN",
+    "NAF",
     "PG",
     "PPO",
+    "TD3",
     "VPG",
     "Algorithm",
     "ArraySpec",
@@ -70,6 +80,7 @@ __all__ = [
     "Environment",
     "MultiDiscrete",
     "Policy",
+    "QSearch",
     "Replay",
     "RidgelineError",
     "Run",

@@ -85,6 +85,13 @@ def least_values(critics: Sequence[Critic], obs: Obs) -> Float[Array, "A"]:
     return jnp.min(jnp.stack([critic.values(obs) for critic in critics]), 0)
 
 
+def where_next_action(batch: Batch) -> Batch:
+    """Weights of 0 where the next action is wanted and not in the memory; the others grow to the same mean."""
+    known = (batch.continues | (batch.discount == 0)).astype(batch.weight.dtype)
+    share = jnp.maximum(jnp.mean(known), 1 / known.size)
+    return dataclasses.replace(batch, weight=batch.weight * known / share)
+
+
 def td_target(x: Batch, next_value: Float[Array, ""]) -> Float[Array, ""]:
     """y = r + d V(s′), with d = γᵏ, or 0 where s′ is terminal."""
     return x.reward + x.discount * next_value

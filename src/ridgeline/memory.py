@@ -222,7 +222,7 @@ class Replay(eqx.Module):
 
         def work(at: tuple[Learner, Memory]) -> tuple[tuple[Learner, Memory], Metrics]:
             at, metrics = jax.lax.scan(one, at, jax.random.split(key, self.updates))
-            return at, jax.tree.map(jnp.mean, metrics)
+            return at, jax.tree.map(jnp.nanmean, metrics)  # NaN: not measured in that one
 
         def wait(at: tuple[Learner, Memory]) -> tuple[tuple[Learner, Memory], Metrics]:
             shapes = jax.eval_shape(work, at)[1]

@@ -102,6 +102,31 @@ class Actor(eqx.Module):
         return self.head(self.encoder(obs), obs)
 
 
+class DeterministicActor(eqx.Module):
+    """a = μ_θ(s): tanh where an entry is bounded, linear elsewhere."""
+
+    encoder: Encode
+    linear: Linear
+    bounded: tuple[bool, ...] = eqx.field(static=True)
+
+    @classmethod
+    def create(cls, key: PRNGKeyArray, spec: EnvSpec, architecture: Architecture) -> "DeterministicActor":
+        """Weights × 0.01, so that the first actions are nearly 0."""
+        assert isinstance(spec.action, Continuous)
+        encoder_key, linear_key = jax.random.split(key)
+        encoder, n = build_encoder(encoder_key, spec.observation, architecture)
+        return cls(encoder, Linear.create(linear_key, n, spec.action.size, 0.01), spec.action.bounded)
+
+    def __call__(self, obs: Obs) -> Float[Array, "d"]:
+        """μ(s)."""
+        return squash(self.linear(self.encoder(obs)), self.bounded)
+
+
+def squash(u: Float[Array, "d"], bounded: tuple[bool, ...]) -> Float[Array, "d"]:
+    """tanh u where an entry is bounded, u elsewhere."""
+    return jnp.where(jnp.array(bounded), jnp.tanh(u), u)
+
+
 class StateValue(eqx.Module):
     """V(s), with an encoder of its own."""
 

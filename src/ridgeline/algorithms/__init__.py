@@ -3,9 +3,12 @@
 import difflib
 from typing import Any
 
+from ridgeline.algorithms.ddpg import DDPG, TD3
 from ridgeline.algorithms.dqn import DQN
+from ridgeline.algorithms.naf import NAF
 from ridgeline.algorithms.pg import PG, VPG
 from ridgeline.algorithms.ppo import PPO
+from ridgeline.algorithms.qsearch import QSearch
 from ridgeline.errors import UsageError
 from ridgeline.types import Algorithm
 
@@ -13,6 +16,10 @@ REGISTRY: dict[str, type[Algorithm[Any, Any]]] = {
     "pg": PG,
     "vpg": VPG,
     "dqn": DQN,
+    "ddpg": DDPG,
+    "td3": TD3,
+    "naf": NAF,
+    "qsearch": QSearch,
     "ppo": PPO,
 }
 

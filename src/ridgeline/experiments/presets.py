@@ -7,9 +7,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from ridgeline.algorithms.ddpg import DDPG, TD3
 from ridgeline.algorithms.dqn import DQN
+from ridgeline.algorithms.naf import NAF
 from ridgeline.algorithms.pg import PG, VPG
 from ridgeline.algorithms.ppo import PPO
+from ridgeline.algorithms.qsearch import QSearch
 from ridgeline.encoders import is_image
 from ridgeline.memory import Replay
 from ridgeline.types import Algorithm, Continuous, EnvSpec, observation_parts
@@ -69,6 +72,17 @@ PRESETS: dict[tuple[str, str], Preset] = {
         ),
         1_000_000,
     ),
+    ("pg", "CartPole-v1"): Preset(PG(num_envs=5), 200_000),
+    ("vpg", "CartPole-v1"): Preset(VPG(), 200_000),
+    **{
+        (name, "Pendulum-v1"): Preset(
+            dataclasses.replace(
+                record, gamma=0.98, replay=Replay(capacity=20_000, batch_size=100, warmup=1_000, updates=1)
+            ),
+            20_000,
+        )
+        for name, record in (("ddpg", DDPG()), ("td3", TD3()), ("naf", NAF()), ("qsearch", QSearch()))
+    },
     ("dqn", "CartPole-v1"): Preset(
         DQN(
             num_envs=8,
@@ -150,6 +164,15 @@ def _general_dqn(spec: EnvSpec) -> Preset:
     return Preset(DQN(hidden=(128, 128), double=True, replay=Replay(updates=4)), 200_000)
 
 
+def _general_off_policy(record: DDPG | NAF | QSearch, spec: EnvSpec) -> Preset:
+    """The sizes of the deterministic actor–critics on MuJoCo; images as DQN has them."""
+    if _has_image(spec):
+        replay = Replay(capacity=100_000, batch_size=32, warmup=20_000, updates=1)
+        return Preset(dataclasses.replace(record, learning_rate=1e-4, replay=replay), 1_000_000)
+    replay = Replay(capacity=1_000_000, batch_size=256, warmup=10_000, updates=1)
+    return Preset(dataclasses.replace(record, hidden=(256, 256), replay=replay), 300_000)
+
+
 def _has_image(spec: EnvSpec) -> bool:
     return any(is_image(part) for _, part in observation_parts(spec.observation))
 
@@ -163,6 +186,10 @@ def _general_pg(spec: EnvSpec, kind: type[PG] = PG) -> Preset:
 _GENERAL: dict[str, Callable[[EnvSpec], Preset]] = {
     "pg": _general_pg,
     "vpg": lambda spec: _general_pg(spec, VPG),
+    "ddpg": lambda spec: _general_off_policy(DDPG(), spec),
+    "td3": lambda spec: _general_off_policy(TD3(), spec),
+    "naf": lambda spec: _general_off_policy(NAF(), spec),
+    "qsearch": lambda spec: _general_off_policy(QSearch(), spec),
     "ppo": _general_ppo,
     "dqn": _general_dqn,
 }
