@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ridgeline.algorithms.ac import AC, SAC
     from ridgeline.algorithms.dqn import DQN
     from ridgeline.algorithms.pg import PG, VPG
     from ridgeline.algorithms.ppo import PPO
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
+    "AC": "algorithms.ac",
     "DQN": "algorithms.dqn",
     "PG": "algorithms.pg",
     "VPG": "algorithms.pg",
     "PPO": "algorithms.ppo",
+    "SAC": "algorithms.ac",
     "make": "environments",
     "RidgelineError": "errors",
     "Policy": "experiments.policy",
@@ -58,9 +61,11 @@ _HOMES = {
 }
 
 __all__ = [
+    "AC",
     "DQN",
     "PG",
     "PPO",
+    "SAC",
     "VPG",
     "Algorithm",
     "ArraySpec",

@@ -3,6 +3,7 @@
 import difflib
 from typing import Any
 
+from ridgeline.algorithms.ac import AC, SAC
 from ridgeline.algorithms.dqn import DQN
 from ridgeline.algorithms.pg import PG, VPG
 from ridgeline.algorithms.ppo import PPO
@@ -13,6 +14,8 @@ REGISTRY: dict[str, type[Algorithm[Any, Any]]] = {
     "pg": PG,
     "vpg": VPG,
     "dqn": DQN,
+    "ac": AC,
+    "sac": SAC,
     "ppo": PPO,
 }
 
