@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ridgeline.algorithms.ac import AC, SAC
     from ridgeline.algorithms.ddpg import DDPG, TD3
     from ridgeline.algorithms.dqn import DQN
     from ridgeline.algorithms.naf import NAF
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
+    "AC": "algorithms.ac",
     "DDPG": "algorithms.ddpg",
     "TD3": "algorithms.ddpg",
     "NAF": "algorithms.naf",
@@ -44,6 +46,7 @@ _HOMES = {
     "PG": "algorithms.pg",
     "VPG": "algorithms.pg",
     "PPO": "algorithms.ppo",
+    "SAC": "algorithms.ac",
     "make": "environments",
     "RidgelineError": "errors",
     "Policy": "experiments.policy",
@@ -65,11 +68,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "AC",
     "DDPG",
     "DQN",
     "NAF",
     "PG",
     "PPO",
+    "SAC",
     "TD3",
     "VPG",
     "Algorithm",

@@ -32,6 +32,11 @@ class Distribution(eqx.Module):
     def mode(self) -> Array:
         """argmaxₐ π(a)."""
 
+    def sample_and_log_prob(self, key: PRNGKeyArray) -> tuple[Array, Float[Array, ""]]:
+        """A ~ π and log π(a)."""
+        action = self.sample(key)
+        return action, self.log_prob(action)
+
 
 def log_prob(distribution: Distribution, action: Array) -> Float[Array, ""]:
     """Log π(a), as a function to map over many."""

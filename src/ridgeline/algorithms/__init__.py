@@ -3,6 +3,7 @@
 import difflib
 from typing import Any
 
+from ridgeline.algorithms.ac import AC, SAC
 from ridgeline.algorithms.ddpg import DDPG, TD3
 from ridgeline.algorithms.dqn import DQN
 from ridgeline.algorithms.naf import NAF
@@ -16,6 +17,8 @@ REGISTRY: dict[str, type[Algorithm[Any, Any]]] = {
     "pg": PG,
     "vpg": VPG,
     "dqn": DQN,
+    "ac": AC,
+    "sac": SAC,
     "ddpg": DDPG,
     "td3": TD3,
     "naf": NAF,

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from ridgeline.algorithms.ac import AC, SAC, ActionSource
 from ridgeline.algorithms.ddpg import DDPG, TD3
 from ridgeline.algorithms.dqn import DQN
 from ridgeline.algorithms.naf import NAF
@@ -15,7 +16,7 @@ from ridgeline.algorithms.ppo import PPO
 from ridgeline.algorithms.qsearch import QSearch
 from ridgeline.encoders import is_image
 from ridgeline.memory import Replay
-from ridgeline.types import Algorithm, Continuous, EnvSpec, observation_parts
+from ridgeline.types import Algorithm, Continuous, Discrete, EnvSpec, observation_parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +128,30 @@ PRESETS: dict[tuple[str, str], Preset] = {
         ),
         120_000,
     ),
+    ("ac", "CartPole-v1"): Preset(
+        AC(
+            num_envs=4,
+            rollout_length=4,
+            next_action="expected",
+            gradient_action="expected",
+            learning_rate=1e-3,
+            learning_rate_anneal=1.0,
+            temperature=0.01,
+            normalise_observations=True,
+            replay=Replay(capacity=100_000, batch_size=64, warmup=1_000, updates=8),
+        ),
+        200_000,
+    ),
+    ("sac", "Pendulum-v1"): Preset(
+        SAC(
+            num_envs=1,
+            rollout_length=1,
+            gamma=0.98,
+            learning_rate=1e-3,
+            replay=Replay(capacity=20_000, batch_size=128, warmup=500, updates=1),
+        ),
+        20_000,
+    ),
 }
 
 
@@ -173,6 +198,26 @@ def _general_off_policy(record: DDPG | NAF | QSearch, spec: EnvSpec) -> Preset:
     return Preset(dataclasses.replace(record, hidden=(256, 256), replay=replay), 300_000)
 
 
+def _general_ac(spec: EnvSpec) -> Preset:
+    return _off_policy(AC(temperature=0.01, baseline=True), spec)
+
+
+def _general_sac(spec: EnvSpec) -> Preset:
+    return _off_policy(SAC(), spec)
+
+
+def _off_policy(record: AC, spec: EnvSpec) -> Preset:
+    """Sums over actions where they can be counted; images as DQN has them, otherwise SAC's own (256 × 256)."""
+    source: ActionSource = "expected" if isinstance(spec.action, Discrete) else "policy"
+    record = dataclasses.replace(record, next_action=source, gradient_action=source)
+    if _has_image(spec):
+        replay = Replay(capacity=100_000, batch_size=32, warmup=20_000, updates=2)
+        rates = {"learning_rate": 1e-4, "actor_learning_rate": 1e-4}
+        return Preset(dataclasses.replace(record, num_envs=8, replay=replay, **rates), 1_000_000)
+    replay = Replay(capacity=300_000, batch_size=256, warmup=5_000, updates=4)
+    return Preset(dataclasses.replace(record, hidden=(256, 256), replay=replay), 300_000)
+
+
 def _has_image(spec: EnvSpec) -> bool:
     return any(is_image(part) for _, part in observation_parts(spec.observation))
 
@@ -192,4 +237,6 @@ _GENERAL: dict[str, Callable[[EnvSpec], Preset]] = {
     "qsearch": lambda spec: _general_off_policy(QSearch(), spec),
     "ppo": _general_ppo,
     "dqn": _general_dqn,
+    "ac": _general_ac,
+    "sac": _general_sac,
 }
