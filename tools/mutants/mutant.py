@@ -1,0 +1,39 @@
+"""A mutant: one place of one file of `src/ridgeline`, what stands there instead, and the tests that must notice."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`new` in place of bytes start … end of a file; `tests` are arguments of pytest."""
+
+    name: str
+    file: str
+    start: int
+    end: int
+    new: bytes
+    tests: str
+    fault: str
+
+    def apply(self, source: Path) -> None:
+        """Put the fault into a copy of the code."""
+        path = source / "ridgeline" / self.file
+        text = path.read_bytes()
+        path.write_bytes(text[: self.start] + self.new + text[self.end :])
+
+
+class Stale(Exception):
+    """The code has changed, and a mutant says nothing of it any more."""
+
+
+def replacement(name: str, file: str, old: str, new: str, tests: str, fault: str) -> Mutant:
+    """The mutant that has `new` where the file says `old`, which it must say once."""
+    text, wanted = (SOURCE / "ridgeline" / file).read_bytes(), old.encode()
+    if text.count(wanted) != 1:
+        raise Stale(f"{name}: {file} says {text.count(wanted)} times {old!r}; bring tools/mutants/chosen.py up to date")
+    start = text.index(wanted)
+    return Mutant(name, file, start, start + len(wanted), new.encode(), tests, fault)

@@ -1,0 +1,126 @@
+"""Tests run against mutants: a fork of this process for each, of which JAX is imported and has computed nothing."""
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.mutants.mutant import ROOT, SOURCE, Mutant
+
+LIMIT = 90  # seconds, after which a mutant counts as noticed: it made the tests hang
+CACHE = ROOT / ".mutants"  # compilations of the unchanged code; mutants read them and write none
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the tests said: the first that failed, '' where all passed."""
+
+    mutant: Mutant
+    noticed_by: str
+    seconds: float
+
+
+def prepare() -> None:
+    """Import what every test needs, but nothing of ours; no computation, so that a fork has one thread."""
+    os.environ |= {"JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1"}
+    os.chdir(ROOT)
+    import beartype.claw
+    import equinox
+    import gymnasium
+    import hypothesis
+    import hypothesis.extra.numpy
+    import jax
+    import jaxtyping
+    import optax
+    import pytest
+    import rich
+    import safetensors
+    import scipy.stats
+    import tyro
+
+    jax.config.update("jax_compilation_cache_dir", str(CACHE))
+    hypothesis.settings.register_profile(
+        "mutants", derandomize=True, database=None, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate]
+    )
+    hypothesis.settings.load_profile("mutants")
+
+
+class First:
+    """A plugin of pytest that keeps the name of the first test that failed."""
+
+    def __init__(self) -> None:
+        self.name = ""
+
+    def pytest_runtest_logreport(self, report: object) -> None:
+        """A test failed, or what it stands on did."""
+        if report.failed and not self.name:
+            self.name = report.nodeid
+
+    def pytest_collectreport(self, report: object) -> None:
+        """A file of tests could not even be read."""
+        if report.failed and not self.name:
+            self.name = f"{report.nodeid} (import)"
+
+
+def answer(source: Path, tests: str, cached: bool, output: Path) -> str:
+    """In a fork: the tests against a copy of the code; the first that failed, '' if none did."""
+    import jax
+    import pytest
+
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream.fileno())
+    sys.path.insert(0, str(source))
+    os.environ["PYTHONPATH"] = str(source)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9 if cached else 0.0)
+    first = First()
+    import shlex
+
+    code = pytest.main(
+        ["-x", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning", "--tb=short", "--no-header", *shlex.split(tests)], plugins=[first]
+    )
+    ours = sys.modules["ridgeline"].__file__ if "ridgeline" in sys.modules else None
+    if ours is not None and not ours.startswith(str(source)):
+        return f"ERROR: tested {ours}"
+    if int(code) in (3, 4, 5) and not first.name:
+        return f"ERROR: pytest ended with {int(code)}, see {output}"
+    return first.name or ("" if int(code) == 0 else f"exit {int(code)}")
+
+
+def run(mutants: Iterable[Mutant], workers: int, cached: bool = True) -> Iterator[Verdict]:
+    """The verdicts on mutants, in the order in which they come."""
+    waiting, running = list(mutants)[::-1], {}
+    with tempfile.TemporaryDirectory() as folder:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                mutant = waiting.pop()
+                place = Path(tempfile.mkdtemp(dir=folder))
+                shutil.copytree(SOURCE, place / "src", ignore=shutil.ignore_patterns("__pycache__"))
+                mutant.apply(place / "src")
+                pid = os.fork()
+                if pid == 0:
+                    try:
+                        said = answer(place / "src", mutant.tests, cached, place / "output")
+                    except BaseException as error:
+                        said = f"ERROR: {error!r}"
+                    (place / "said").write_text(said)
+                    os._exit(0)
+                running[pid] = (mutant, place, time.monotonic())
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+            for slow, (_, place, since) in running.items():
+                if time.monotonic() - since > LIMIT and not (place / "said").exists():
+                    (place / "said").write_text(f"no end within {LIMIT} s")
+                    os.kill(slow, signal.SIGKILL)
+            if pid == 0:
+                time.sleep(0.02)
+                continue
+            mutant, place, since = running.pop(pid)
+            said = (place / "said").read_text() if (place / "said").exists() else "a crash"
+            if said.startswith("ERROR"):
+                raise RuntimeError(f"{mutant.name}: {said}\n{(place / 'output').read_text()[-3000:]}")
+            yield Verdict(mutant, said, time.monotonic() - since)
+            shutil.rmtree(place)
