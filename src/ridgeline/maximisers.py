@@ -105,8 +105,8 @@ class CEM(Maximiser):
     population: int = size(20, 2)  # K: samples in an iteration
     elites: int = size(5)  # n: how many of them are fitted
     iterations: int = size(3)  # refits
-    initial_std: float = real(0.7, 1e-6)  # σ of the first iteration, about a mean of 0
-    min_std: float = real(0.01, 0)  # floor of σ: keeps the search alive
+    initial_std: Float[Array, ""] | float = real(0.7, 1e-6)  # σ of the first iteration, about a mean of 0
+    min_std: Float[Array, ""] | float = real(0.01, 0)  # floor of σ: keeps the search alive
 
     @property
     def evaluations(self) -> int:
@@ -273,7 +273,7 @@ class CMAES(Maximiser):
 
     population: int = size(10, 4)  # λ: samples in a generation
     iterations: int = size(6)  # generations
-    initial_std: float = real(0.5, 1e-6)  # σ of the first generation, about a mean of 0
+    initial_std: Float[Array, ""] | float = real(0.5, 1e-6)  # σ of the first generation, about a mean of 0
 
     @property
     def evaluations(self) -> int:

@@ -7,35 +7,44 @@ import pytest
 from miniatures import ALGORITHMS, LEARNED, SEEDS, TwinFactory, compilations, quick
 
 from ridgeline.algorithms import REGISTRY
+from ridgeline.critics import least, least_values
 from ridgeline.environments.probes import PROBE_COUNT, Forever, Probe
 from ridgeline.errors import UsageError
 from ridgeline.training.hosted import Hosted
 from ridgeline.training.runner import Compiled, Runner
+from ridgeline.types import Discrete
 
 GAMMA = 0.9
 SEEN = {0: (0.0,), 1: (-1.0, 1.0), 2: (0.0, 1.0), 3: (0.0,), 4: (-1.0, 1.0)}
 CHOOSING = (3, 4)  # the probes where the action matters
 
-# What an algorithm's state holds an observation to be worth: V(s), or Q(s, a) for each a; PG holds nothing.
-VALUES = {
-    "dqn": lambda state, obs: state.learner.online(obs),
-    "pg": lambda state, obs: jnp.nan,
-    "ppo": lambda state, obs: state.policy.network.state_value(obs),
-    "vpg": lambda state, obs: state.value.critics(obs),
+
+def critic_value(state, obs, action):
+    """Q(s, ·) of discrete actions, else Q(s, a)."""
+    critics = state.learner.critic.critics
+    discrete = isinstance(getattr(critics[0], "spec", None), Discrete)
+    return least_values(critics, obs) if discrete else least(critics, obs, action)
+
+
+# What an algorithm's state holds to be worth: V(s), Q(s, a*), or Q(s, a) for each a; PG holds nothing.
+VALUES = dict.fromkeys(("ac", "sac", "ddpg", "td3", "naf", "qsearch"), critic_value) | {
+    "dqn": lambda state, obs, action: state.learner.online(obs),
+    "pg": lambda state, obs, action: jnp.nan,
+    "ppo": lambda state, obs, action: state.policy.network.state_value(obs),
+    "vpg": lambda state, obs, action: state.value.critics(obs),
 }
-VALUED = [name for name in ALGORITHMS if name != "pg"]
 
 
-def accepts_continuous(name: str) -> bool:
+def accepts(name: str, continuous: bool) -> bool:
     try:
-        quick(name).check(Probe(0, continuous=True).spec)
+        quick(name).check(Probe(0, continuous).spec)
     except UsageError:
         return False
     return True
 
 
-KINDS = [(name, continuous) for name in ALGORITHMS for continuous in (False, True)]
-KINDS = [(name, continuous) for name, continuous in KINDS if not continuous or accepts_continuous(name)]
+KINDS = [(name, continuous) for name in ALGORITHMS for continuous in (False, True) if accepts(name, continuous)]
+VALUED = [(name, kinds[0]) for name in ALGORITHMS if name != "pg" if (kinds := [c for n, c in KINDS if n == name])]
 both_runners = pytest.mark.parametrize("hosted", [False, True], ids=["compiled", "hosted"])
 
 
@@ -56,7 +65,8 @@ def answers(algorithm, states, obs):
 
     def answer(state, x):
         policy = algorithm.policy(state)
-        return algorithm.greedy(jax.random.key(0), policy, (), x)[0], jnp.asarray(values(state, x))
+        action = algorithm.greedy(jax.random.key(0), policy, (), x)[0]
+        return action, jnp.asarray(values(state, x, action))
 
     return jax.vmap(jax.vmap(answer, (None, 0)), (0, None))(states, obs)
 
@@ -73,7 +83,7 @@ def test_learns_the_known_answers(name: str, continuous: bool, probe: int, hoste
         if probe in CHOOSING:
             expected = np.broadcast_to(env.optimal_action(obs), actions[:, at].shape)
             np.testing.assert_allclose(actions[:, at], expected, atol=0.1)
-        if name not in VALUED:
+        if name == "pg":
             continue
         if values.ndim == 2:
             np.testing.assert_allclose(values[:, at], env.value(obs, GAMMA), atol=0.1)
@@ -84,21 +94,21 @@ def test_learns_the_known_answers(name: str, continuous: bool, probe: int, hoste
 
 
 @both_runners
-@pytest.mark.parametrize("name", VALUED)
-def test_a_truncated_episode_is_worth_as_if_it_went_on(name: str, hosted: bool) -> None:
+@pytest.mark.parametrize(("name", "continuous"), VALUED)
+def test_a_truncated_episode_is_worth_as_if_it_went_on(name: str, continuous: bool, hosted: bool) -> None:
     algorithm = quick(name)
-    states = train(algorithm, Forever(), hosted)
+    states = train(algorithm, Forever(continuous=continuous), hosted)
     _, values = answers(algorithm, states, jnp.ones((1, 1)))
     np.testing.assert_allclose(values, 1 / (1 - GAMMA), atol=0.1)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_one_compilation_serves_all_probes(name: str) -> None:
-    algorithm = quick(name)
-    train(algorithm, Probe(0), hosted=False, iterations=1)
+    algorithm, continuous = quick(name), not accepts(name, False)
+    train(algorithm, Probe(0, continuous), hosted=False, iterations=1)
     with compilations() as compiled:
         for probe in range(PROBE_COUNT):
-            train(algorithm, Probe(probe), hosted=False, iterations=1)
+            train(algorithm, Probe(probe, continuous), hosted=False, iterations=1)
     assert compiled == []
 
 

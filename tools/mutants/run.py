@@ -29,19 +29,9 @@ def prepare() -> None:
     """Import what every test needs, but nothing of ours; no computation, so that a fork has one thread."""
     os.environ |= {"JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1"}
     os.chdir(ROOT)
-    import beartype.claw
-    import equinox
-    import gymnasium
     import hypothesis
     import hypothesis.extra.numpy
     import jax
-    import jaxtyping
-    import optax
-    import pytest
-    import rich
-    import safetensors
-    import scipy.stats
-    import tyro
 
     jax.config.update("jax_compilation_cache_dir", str(CACHE))
     hypothesis.settings.register_profile(
@@ -81,7 +71,17 @@ def answer(source: Path, tests: str, cached: bool, output: Path) -> str:
     import shlex
 
     code = pytest.main(
-        ["-x", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning", "--tb=short", "--no-header", *shlex.split(tests)], plugins=[first]
+        [
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            "-W",
+            "ignore::pytest.PytestAssertRewriteWarning",
+            "--tb=short",
+            "--no-header",
+            *shlex.split(tests),
+        ],
+        plugins=[first],
     )
     ours = sys.modules["ridgeline"].__file__ if "ridgeline" in sys.modules else None
     if ours is not None and not ours.startswith(str(source)):

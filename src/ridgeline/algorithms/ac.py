@@ -252,7 +252,7 @@ class AC(NetworkAlgorithm[State, Policy[Actor]]):
         x: Batch,
         temperature: Float[Array, ""],
     ) -> Float[Array, ""]:
-        """V(s′) = Q_φ′(s′, a′) − α log π_θ(a′|s′) of one row, or its sum over a′ ~ π_θ; Q_φ′ the least of several."""
+        """V(s′) = Q_φ′(s′, a′) − α log π_θ(a′|s′) of one row, or its mean over a′; Q_φ′ the least of several."""
         pi = actor.distribution(x.next_obs)
         if self.next_action == "expected":
             return expected_soft_value(pi, least_values(static, x.next_obs), temperature)
@@ -273,8 +273,8 @@ class AC(NetworkAlgorithm[State, Policy[Actor]]):
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Of one state, what is descended so that V(s) = E_π[Q − α log π] rises, and the policy's entropy there.
 
-        The gradient is exact (`expected`), pathwise (`reparameterised`) or the score's, at a drawn action or at the
-        memory's.
+        The gradient is exact (`expected`), pathwise (`reparameterised`) or the score's, at an action that was
+        drawn or the memory's.
         """
         pi = actor.distribution(obs)
         if self.gradient_action == "expected":

@@ -73,9 +73,9 @@ class QSearch(NetworkAlgorithm[State, Policy[Critics]]):
             case "sampling":
                 return Sampling(self.population * self.iterations)
             case "cem":
-                return CEM(self.population, self.elites, self.iterations, self.initial_std)
+                return CEM(self.population, self.elites, self.iterations, jnp.asarray(self.initial_std))
             case "cma_es":
-                return CMAES(self.population, self.iterations, self.initial_std)
+                return CMAES(self.population, self.iterations, jnp.asarray(self.initial_std))
 
     def best(self, key: PRNGKeyArray, critics: Critics, obs: Obs) -> Best:
         """argmaxₐ Q(s, a) and its value, as far as the search finds them."""

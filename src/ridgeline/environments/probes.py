@@ -94,11 +94,13 @@ class Forever(eqx.Module):
     """
 
     limit: int | None = eqx.field(default=10, static=True)
+    continuous: bool = eqx.field(default=False, static=True)
 
     @property
     def spec(self) -> EnvSpec:
-        """Two actions, which change nothing."""
-        return EnvSpec("Forever-v0", ArraySpec((1,)), Discrete(2), self.limit)
+        """Two actions, or one number in [−1, 1]; they change nothing."""
+        action = Continuous(1, (True,)) if self.continuous else Discrete(2)
+        return EnvSpec("Forever-v0", ArraySpec((1,)), action, self.limit)
 
     def reset(self, key: PRNGKeyArray) -> tuple[tuple[()], Seen]:
         """There is no state."""
