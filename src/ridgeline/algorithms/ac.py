@@ -136,9 +136,7 @@ class AC(NetworkAlgorithm[State, Policy[Actor]]):
         """Sums need Discrete actions, a pathwise gradient an action that is drawn; a minibatch fits the memory."""
         for name, source in (("next_action", self.next_action), ("gradient_action", self.gradient_action)):
             if source == "expected" and not isinstance(spec.action, Discrete):
-                raise UsageError(
-                    f"{name} expected needs Discrete actions, {spec.id} has {spec.action}: use policy"
-                )
+                raise UsageError(f"{name} expected needs Discrete actions, not {spec.action}: use policy")
         if self.reparameterised and self.gradient_action == "memory" and isinstance(spec.action, Continuous):
             raise UsageError("reparameterised needs gradient_action policy: the memory's actions have no gradient")
         self.replay.check(self.num_envs, self.rollout_length)
@@ -252,9 +250,10 @@ class AC(NetworkAlgorithm[State, Policy[Actor]]):
         x: Batch,
         temperature: Float[Array, ""],
     ) -> Float[Array, ""]:
-        """V(s′) = Q_φ′(s′, a′) − α log π_θ(a′|s′) of one row, or its sum over a′ ~ π_θ; Q_φ′ the least of several."""
+        """V(s′) = Q_φ′(s′, a′) − α log π_θ(a′|s′) of one row, or its expectation; Q_φ′ the least of several."""
         pi = actor.distribution(x.next_obs)
         if self.next_action == "expected":
+            assert isinstance(pi, Categorical)
             return expected_soft_value(pi, least_values(static, x.next_obs), temperature)
         if self.next_action == "memory":
             action, log_prob = x.next_action, pi.log_prob(x.next_action)
@@ -273,11 +272,12 @@ class AC(NetworkAlgorithm[State, Policy[Actor]]):
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Of one state, what is descended so that V(s) = E_π[Q − α log π] rises, and the policy's entropy there.
 
-        The gradient is exact (`expected`), pathwise (`reparameterised`) or the score's, at a drawn action or at the
-        memory's.
+        The gradient is exact (`expected`), pathwise (`reparameterised`) or the score's, at an action that is
+        drawn or the memory's.
         """
         pi = actor.distribution(obs)
         if self.gradient_action == "expected":
+            assert isinstance(pi, Categorical)
             value = expected_soft_value(pi, jax.lax.stop_gradient(least_values(critics, obs)), temperature)
             return -value, pi.entropy()
         action_key, baseline_key = jax.random.split(key)
