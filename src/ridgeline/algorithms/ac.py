@@ -180,14 +180,19 @@ class AC(NetworkAlgorithm[State, Policy[Actor]]):
         self, key: PRNGKeyArray, learner: Learner, batch: Batch, steps: Steps
     ) -> tuple[Learner, Metrics, Float[Array, "B"]]:
         """One gradient step of the critics, one of the policy, one of α where it is tuned; then φ′ moves."""
-        next_keys, actor_keys = jax.random.split(key, (2, batch.reward.shape[0]))
+        critic_key, actor_key = jax.random.split(key)
         alpha = jnp.exp(learner.log_temperature) if self.tune_temperature else jnp.asarray(self.temperature)
         rate, actor_rate = (self.annealed(r, steps) for r in (self.learning_rate, self.actor_learning_rate))
-        critic, metrics, error = self.fit_critics(next_keys, learner, batch, alpha, rate)
+        critic, metrics, error = self.fit_critics(critic_key, learner, batch, alpha, rate)
 
         def loss(actor: Actor) -> tuple[Float[Array, ""], Float[Array, "B"]]:
             losses, entropy = jax.vmap(self.actor_loss, (0, None, None, 0, 0, None))(
-                actor_keys, actor, critic.critics, batch.obs, batch.action, alpha
+                jax.random.split(actor_key, batch.reward.size),
+                actor,
+                critic.critics,
+                batch.obs,
+                batch.action,
+                alpha,
             )
             return jnp.mean(batch.weight * losses), entropy
 
@@ -221,7 +226,7 @@ class AC(NetworkAlgorithm[State, Policy[Actor]]):
 
     def fit_critics(
         self,
-        keys: PRNGKeyArray,
+        key: PRNGKeyArray,
         learner: Learner,
         batch: Batch,
         temperature: Float[Array, ""],
@@ -229,7 +234,7 @@ class AC(NetworkAlgorithm[State, Policy[Actor]]):
     ) -> tuple[Regression[tuple[Critic, ...]], Metrics, Float[Array, "B"]]:
         """One step of the critics towards r + d V(s′); rows whose V(s′) the memory cannot say are left out."""
         next_value = jax.vmap(self.next_value, (0, None, None, 0, None))(
-            keys, learner.actor, learner.static, batch, temperature
+            jax.random.split(key, batch.reward.size), learner.actor, learner.static, batch, temperature
         )
         target = jax.vmap(td_target)(batch, next_value)
         kept = jnp.ones_like(target)
