@@ -136,9 +136,7 @@ class AC(NetworkAlgorithm[State, Policy[Actor]]):
         """Sums need Discrete actions, a pathwise gradient an action that is drawn; a minibatch fits the memory."""
         for name, source in (("next_action", self.next_action), ("gradient_action", self.gradient_action)):
             if source == "expected" and not isinstance(spec.action, Discrete):
-                raise UsageError(
-                    f"{name} expected needs Discrete actions, {spec.id} has {spec.action}: use policy"
-                )
+                raise UsageError(f"{name} expected needs Discrete actions, not {spec.action}: use policy")
         if self.reparameterised and self.gradient_action == "memory" and isinstance(spec.action, Continuous):
             raise UsageError("reparameterised needs gradient_action policy: the memory's actions have no gradient")
         self.replay.check(self.num_envs, self.rollout_length)
@@ -182,14 +180,19 @@ class AC(NetworkAlgorithm[State, Policy[Actor]]):
         self, key: PRNGKeyArray, learner: Learner, batch: Batch, steps: Steps
     ) -> tuple[Learner, Metrics, Float[Array, "B"]]:
         """One gradient step of the critics, one of the policy, one of α where it is tuned; then φ′ moves."""
-        next_keys, actor_keys = jax.random.split(key, (2, batch.reward.shape[0]))
+        critic_key, actor_key = jax.random.split(key)
         alpha = jnp.exp(learner.log_temperature) if self.tune_temperature else jnp.asarray(self.temperature)
         rate, actor_rate = (self.annealed(r, steps) for r in (self.learning_rate, self.actor_learning_rate))
-        critic, metrics, error = self.fit_critics(next_keys, learner, batch, alpha, rate)
+        critic, metrics, error = self.fit_critics(critic_key, learner, batch, alpha, rate)
 
         def loss(actor: Actor) -> tuple[Float[Array, ""], Float[Array, "B"]]:
             losses, entropy = jax.vmap(self.actor_loss, (0, None, None, 0, 0, None))(
-                actor_keys, actor, critic.critics, batch.obs, batch.action, alpha
+                jax.random.split(actor_key, batch.reward.size),
+                actor,
+                critic.critics,
+                batch.obs,
+                batch.action,
+                alpha,
             )
             return jnp.mean(batch.weight * losses), entropy
 
@@ -223,7 +226,7 @@ class AC(NetworkAlgorithm[State, Policy[Actor]]):
 
     def fit_critics(
         self,
-        keys: PRNGKeyArray,
+        key: PRNGKeyArray,
         learner: Learner,
         batch: Batch,
         temperature: Float[Array, ""],
@@ -231,7 +234,7 @@ class AC(NetworkAlgorithm[State, Policy[Actor]]):
     ) -> tuple[Regression[tuple[Critic, ...]], Metrics, Float[Array, "B"]]:
         """One step of the critics towards r + d V(s′); rows whose V(s′) the memory cannot say are left out."""
         next_value = jax.vmap(self.next_value, (0, None, None, 0, None))(
-            keys, learner.actor, learner.static, batch, temperature
+            jax.random.split(key, batch.reward.size), learner.actor, learner.static, batch, temperature
         )
         target = jax.vmap(td_target)(batch, next_value)
         kept = jnp.ones_like(target)
@@ -252,9 +255,10 @@ class AC(NetworkAlgorithm[State, Policy[Actor]]):
         x: Batch,
         temperature: Float[Array, ""],
     ) -> Float[Array, ""]:
-        """V(s′) = Q_φ′(s′, a′) − α log π_θ(a′|s′) of one row, or its mean over a′; Q_φ′ the least of several."""
+        """V(s′) = Q_φ′(s′, a′) − α log π_θ(a′|s′) of one row, or its expectation; Q_φ′ the least of several."""
         pi = actor.distribution(x.next_obs)
         if self.next_action == "expected":
+            assert isinstance(pi, Categorical)
             return expected_soft_value(pi, least_values(static, x.next_obs), temperature)
         if self.next_action == "memory":
             action, log_prob = x.next_action, pi.log_prob(x.next_action)
@@ -273,11 +277,12 @@ class AC(NetworkAlgorithm[State, Policy[Actor]]):
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Of one state, what is descended so that V(s) = E_π[Q − α log π] rises, and the policy's entropy there.
 
-        The gradient is exact (`expected`), pathwise (`reparameterised`) or the score's, at an action that was
+        The gradient is exact (`expected`), pathwise (`reparameterised`) or the score's, at an action that is
         drawn or the memory's.
         """
         pi = actor.distribution(obs)
         if self.gradient_action == "expected":
+            assert isinstance(pi, Categorical)
             value = expected_soft_value(pi, jax.lax.stop_gradient(least_values(critics, obs)), temperature)
             return -value, pi.entropy()
         action_key, baseline_key = jax.random.split(key)

@@ -212,8 +212,8 @@ def _off_policy(record: AC, spec: EnvSpec) -> Preset:
     record = dataclasses.replace(record, next_action=source, gradient_action=source)
     if _has_image(spec):
         replay = Replay(capacity=100_000, batch_size=32, warmup=20_000, updates=2)
-        record = dataclasses.replace(record, num_envs=8, learning_rate=1e-4, actor_learning_rate=1e-4)
-        return Preset(dataclasses.replace(record, replay=replay), 1_000_000)
+        slow = dataclasses.replace(record, num_envs=8, learning_rate=1e-4, actor_learning_rate=1e-4)
+        return Preset(dataclasses.replace(slow, replay=replay), 1_000_000)
     replay = Replay(capacity=300_000, batch_size=256, warmup=5_000, updates=4)
     return Preset(dataclasses.replace(record, hidden=(256, 256), replay=replay), 300_000)
 
