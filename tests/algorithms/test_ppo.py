@@ -52,7 +52,7 @@ def test_beyond_the_target_no_further_step_is_taken():
 
 
 def test_the_stop_lasts_although_later_minibatches_are_within():
-    """Where a mask leaves one action the KL is 0: half the minibatches, of one row each, never exceed the target."""
+    """Where a mask leaves one action the KL is 0: so half the minibatches, of one row each, are within."""
     spec = EnvSpec("Masked", ((ACTION_MASK, ArraySpec((2,), "int8")), ("place", ArraySpec((3,)))), Discrete(2))
     algorithm = ppo(batch_size=1, epochs=4, target_kl=1e-9)
     rollout = random_rollout(np.random.default_rng(0), algorithm, spec)
