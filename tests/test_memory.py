@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ridgeline.errors import UsageError
-from ridgeline.memory import Batch, Memory, Replay
+from ridgeline.memory import Batch, Memory, Replay, divergence
 from ridgeline.normalisation import ObservationNormaliser
 from ridgeline.types import ArraySpec, Discrete, EnvSpec, Rollout, Steps, Transition
 
@@ -23,6 +23,8 @@ WINDOWS = (1, 3, 7)
 SPEC = EnvSpec("numbers", ArraySpec((), "float32"), Discrete(2))
 add = jax.jit(Memory.add)
 sample = jax.jit(Memory.sample, static_argnums=(2, 3))
+sample_prioritised = jax.jit(Memory.sample_prioritised, static_argnums=(2, 3))
+prioritise = jax.jit(Memory.prioritise)
 
 
 class Stream:
@@ -233,7 +235,8 @@ class Negative(ObservationNormaliser):
 def study():
     """Study one rollout after `taken` steps, with a learner that notes each call: its random number, its batch."""
     replay = Replay(capacity=18, batch_size=4, warmup=WARMUP, updates=UPDATES, window=3)
-    rollout = Rollout(Stream().rollout(ENDS[:4]), ())
+    x = Stream().rollout(ENDS[:4])
+    rollout = Rollout(x._replace(reward=-1 - jnp.abs(x.reward)), ())
 
     def learn(key, learner, batch, steps):
         calls, numbers, starts = learner
@@ -277,6 +280,13 @@ def test_each_minibatch_is_drawn_anew_from_the_rollout_just_stored(study):
     assert np.isin(starts[:UPDATES], -memory.data.obs[:4]).all()
 
 
+def test_divergence_is_measured_against_the_largest_reward_yet(study):
+    _, memory, metrics = study(WARMUP)
+    largest = max(1.0, np.abs(memory.data.reward).max())
+    assert metrics["train/divergence"] == pytest.approx(7 * (1 - GAMMA) / largest, rel=1e-5)
+    assert np.isnan(study(WARMUP - 1)[2]["train/divergence"])
+
+
 def test_observations_alone_are_read_through_a_function():
     memory, _ = filled(6, 3, [ENDS[:4]])
     batch = sample(memory, jax.random.key(0), 8, 1, GAMMA)
@@ -284,3 +294,126 @@ def test_observations_alone_are_read_through_a_function():
     jax.tree.map(
         np.testing.assert_array_equal, batch.read_through(jnp.negative), dataclasses.replace(batch, **both)
     )
+
+
+class Prioritised:
+    """The reference beside `Slow`: the mass of every cell by (row, column), and the largest so far."""
+
+    def __init__(self) -> None:
+        self.mass: dict[tuple[int, int], float] = {}
+        self.largest = 1.0
+
+    def add(self, rows: range, ring: int, num_envs: int) -> None:
+        """Rows written by a rollout get the largest mass."""
+        self.mass |= {(row % ring, column): self.largest for row in rows for column in range(num_envs)}
+
+    def change(self, index: np.ndarray, mass: np.ndarray) -> None:
+        """Masses replaced."""
+        self.mass |= {tuple(map(int, i)): float(m) for i, m in zip(index, mass, strict=True)}
+        self.largest = max(self.largest, float(mass.max()))
+
+
+def prioritised_memory(rows: int, num_envs: int, rollouts: int) -> tuple[Memory, Slow, Prioritised]:
+    """A ring that rollouts of no divisor's length go through, some masses changed after each of them."""
+    random, length = np.random.default_rng(rows), next((t for t in (4, 3, 2) if t < rows and rows % t), rows)
+    memory, slow, stream = Memory.create(SPEC, rows, num_envs, True), Slow(rows, num_envs), Stream()
+    reference = Prioritised()
+    for _ in range(rollouts):
+        x = stream.rollout(random.choice([0, 0, 0, 1, 2], (length, num_envs)))
+        reference.add(range(slow.written, slow.written + length), rows, num_envs)
+        memory = add(memory, x)
+        slow.add(x)
+        held = list(reference.mass)
+        index = np.array([held[i] for i in random.permutation(len(held))[: 1 + len(held) // 2]], np.int32)
+        mass = random.uniform(0.1, 4, len(index)).astype(np.float32)
+        reference.change(index, mass)
+        memory = prioritise(memory, jnp.asarray(index), jnp.asarray(mass))
+    return memory, slow, reference
+
+
+every_ring = pytest.mark.parametrize(
+    ("rows", "rollouts"), [(1, 3), (2, 3), (3, 2), (4, 5), (5, 3), (6, 4), (7, 1), (7, 4)]
+)
+
+
+@every_ring
+def test_masses_follow_the_ring(rows, rollouts):
+    """New rows replace the masses of those they overwrite by the largest so far; nothing else changes."""
+    num_envs = 1 + rows % 3
+    memory, _, reference = prioritised_memory(rows, num_envs, rollouts)
+    x = Stream().rollout(np.zeros((1, num_envs), np.int32))
+    reference.add(range(int(memory.head), int(memory.head) + 1), rows, num_envs)
+    masses = np.asarray(add(memory, x).priorities.mass).reshape(-1)
+    found = {(row, column): masses[row * num_envs + column] for row, column in reference.mass}
+    assert found == pytest.approx(reference.mass)
+    assert np.count_nonzero(masses) == len(reference.mass)
+
+
+@every_ring
+def test_prioritised_samples_are_windows_in_proportion_to_their_masses(rows, rollouts):
+    num_envs, beta, count = 1 + rows % 3, 0.7, 128
+    memory, slow, reference = prioritised_memory(rows, num_envs, rollouts)
+    keys = jax.random.split(jax.random.key(0), 100)
+    draws = jax.vmap(lambda key: sample_prioritised(memory, key, count, 3, GAMMA, beta))(keys)
+    flat = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), draws)
+    row, column = flat.index.T
+    age = (row - int(memory.head) + int(memory.filled)) % rows
+    assert_same(flat, {name: x[age, column] for name, x in slow.windows(3).items()})
+    total = sum(reference.mass.values())
+    chance = {cell: mass / total for cell, mass in reference.mass.items()}
+    observed = np.array([np.sum((row == r) & (column == c)) for r, c in chance])
+    assert observed.sum() == row.size
+    expected = np.array(list(chance.values())) * row.size
+    if len(chance) > 1:
+        assert scipy.stats.chisquare(observed, expected).pvalue > 1e-3
+    weight = np.array([(len(chance) * chance[r, c]) ** -beta for r, c in zip(row, column, strict=True)])
+    weight = weight.reshape(-1, count)
+    np.testing.assert_allclose(draws.weight, weight / weight.max(1, keepdims=True), rtol=1e-5)
+
+
+def test_uniform_samples_all_weigh_the_same():
+    memory, _ = filled(6, 3, [ENDS[:4]])
+    np.testing.assert_array_equal(sample(memory, jax.random.key(0), 8, 3, GAMMA).weight, np.ones(8))
+    assert memory.priorities is None
+
+
+def test_study_gives_each_transition_the_priority_of_its_own_error():
+    """mass = (|δ| + 1e-6)^α, δ negative here and different in each cell; what was not drawn keeps its mass."""
+    replay = Replay(
+        capacity=21, batch_size=4, warmup=0, updates=2, prioritised=True, priority_exponent=0.6, window=3
+    )
+    rollout, alpha, beta = Rollout(Stream().rollout(ENDS[:4]), ()), 0.6, 0.4 + 0.6 * 0.25
+
+    def learn(key, learner, batch, steps):
+        calls, index, weights = learner
+        learner = calls + 1, index.at[calls].set(batch.index), weights.at[calls].set(batch.weight)
+        error = -10.0 * batch.index[:, 0] - batch.index[:, 1]
+        return learner, {"train/q_max": jnp.full((), 7.0)}, error
+
+    @jax.jit
+    def run(taken):
+        learner = jnp.zeros((), jnp.int32), jnp.zeros((2, 4, 2), jnp.int32), jnp.zeros((2, 4))
+        steps = Steps(taken, jnp.asarray(1e4), jnp.zeros((), jnp.int32))
+        state = replay.begin(SPEC, 3, learner, False)
+        state, _ = replay.study(jax.random.key(0), state, rollout, steps, GAMMA, learn)
+        return state
+
+    state = run(jnp.asarray(2_500.0))
+    _, index, weights = state.learner
+    mass = {(row, column): 1.0 for row in range(4) for column in range(3)}
+    for drawn, weight in zip(np.asarray(index), np.asarray(weights), strict=True):
+        total = sum(mass.values())
+        expected = np.array([(12 * mass[tuple(map(int, i))] / total) ** -beta for i in drawn])
+        np.testing.assert_allclose(weight, expected / expected.max(), rtol=1e-5)
+        mass |= {(int(r), int(c)): (10.0 * r + c + 1e-6) ** alpha for r, c in drawn}
+    masses = np.asarray(state.memory.priorities.mass).reshape(-1)[:21].reshape(7, 3)
+    np.testing.assert_allclose(masses[:4], [[mass[r, c] for c in range(3)] for r in range(4)], rtol=1e-5)
+    assert not masses[4:].any()
+
+
+def test_divergence_is_what_the_largest_value_is_to_the_largest_return():
+    """γ = 0.9: rewards up to 3 are worth 30 at most; up to ½, which counts as 1, at most 10."""
+    for reward, expected in ((3.0, 2.0), (0.5, 6.0)):
+        found = divergence(jnp.asarray(60.0), jnp.asarray(reward), GAMMA)
+        assert found == pytest.approx(expected, rel=1e-5)
+    assert divergence(jnp.asarray(60.0), jnp.asarray(1.0), 1.0) == 0

@@ -37,12 +37,11 @@ class Priorities(eqx.Module):
 
     def draw(self, key: PRNGKeyArray, count: int) -> tuple[Int[Array, "count"], Float[Array, "count"]]:
         """Cells i and P(i) = pᵢ^α / Σₖ pₖ^α (eq. 1), one from each of `count` equal parts of the whole mass."""
-        ends = jnp.cumsum(self.sums)
-        at = (jnp.arange(count) + jax.random.uniform(key, (count,))) / count * ends[-1]
-        block = _first_above(ends, at)
-        rest = at - (ends[block] - self.sums[block])
-        cell = jax.vmap(_first_above_with_mass)(self.mass[block], rest)
-        return block * self.mass.shape[1] + cell, self.mass[block, cell] / ends[-1]
+        total = jnp.sum(self.sums)
+        at = (jnp.arange(count) + jax.random.uniform(key, (count,))) / count * total
+        block, rest = jax.vmap(locate, (None, 0))(self.sums, at)
+        cell, _ = jax.vmap(locate)(self.mass[block], rest)
+        return block * self.mass.shape[1] + cell, self.mass[block, cell] / total
 
 
 def importance(
@@ -53,11 +52,14 @@ def importance(
     return weight / jnp.max(weight)
 
 
-def _first_above(ends: Float[Array, "n"], at: Float[Array, "k"]) -> Int[Array, "k"]:
-    return jnp.minimum(jnp.searchsorted(ends, at, side="right"), ends.size - 1)
+def locate(mass: Float[Array, "n"], at: Float[Array, ""]) -> tuple[Int[Array, ""], Float[Array, ""]]:
+    """Where `at` falls when the masses stand end to end: min {i : Σ_{k≤i} mₖ > at}, and how far into mᵢ.
 
-
-def _first_above_with_mass(mass: Float[Array, "n"], rest: Float[Array, ""]) -> Int[Array, ""]:
-    # Rounding may leave `rest` at or above the block's sum: the last cell with a mass is meant then.
-    last = mass.size - 1 - jnp.argmax(mass[::-1] > 0)
-    return jnp.minimum(jnp.searchsorted(jnp.cumsum(mass), rest, side="right"), last)
+    Never an entry without mass, whatever rounding did to the sums: beyond the end, the last that has one.
+    """
+    ends = jnp.cumsum(mass)
+    held = mass > 0
+    reached = held & (ends > at)
+    last = mass.size - 1 - jnp.argmax(held[::-1])
+    found = jnp.where(jnp.any(reached), jnp.argmax(reached), last)
+    return found, at - (ends[found] - mass[found])

@@ -7,6 +7,7 @@ for each iteration:                                                             
      ρ(θ) = π_θ(a|s) / π_θold(a|s)
      L^CLIP = min(ρ Â, clip(ρ, 1 − ε, 1 + ε) Â)                                 `clipped_surrogate`
      L^VF = (V_θ(s) − V^targ)²,  V^targ = Â + V_θold(s)                         `value_loss`
+     no further step of this update once Ê[ρ − 1 − log ρ] > 1.5 target_kl        `PPO.update`
   4. θ_old ← θ
 
 π_θ and V_θ share parameters (`shared`), and every rollout comes from the newest policy.
@@ -17,7 +18,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from ridgeline.distributions import log_prob
 from ridgeline.encoders import Activation, Linear, build_encoder
@@ -58,9 +59,19 @@ def clipped_surrogate(
     return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - epsilon, 1 + epsilon) * advantage)
 
 
-def value_loss(value: Float[Array, "..."], target: Float[Array, "..."]) -> Float[Array, "..."]:
-    """L^VF = (V_θ(s) − V^targ)² (eq. 9)."""
-    return (value - target) ** 2
+def value_loss(
+    value: Float[Array, "..."],
+    target: Float[Array, "..."],
+    old: Float[Array, "..."],
+    clip: Float[Array, ""] | float = 0.0,
+) -> Float[Array, "..."]:
+    """L^VF = (V_θ(s) − V^targ)² (eq. 9); with c > 0 the larger of it and that of V within V_θold(s) ± c.
+
+    The clip is OpenAI's code's, not the paper's: no gain from moving V further than c from what it was.
+    """
+    within = old + jnp.clip(value - old, -clip, clip)
+    error = (value - target) ** 2
+    return jnp.where(clip > 0, jnp.maximum(error, (within - target) ** 2), error)
 
 
 class PPO(NetworkAlgorithm[State, Policy[ActorCritic]]):
@@ -73,6 +84,8 @@ class PPO(NetworkAlgorithm[State, Policy[ActorCritic]]):
     gae_lambda: float = real(0.95, 0, 1)  # λ of the advantage estimator
     clip_range: float = real(0.2, 0)  # ε of the clipped surrogate
     clip_anneal: float = real(0.0, 0, 1)  # share of ε that is gone, linearly, by the end of the run
+    target_kl: float = real(0.0, 0)  # no further gradient step of an update beyond 1.5 times this KL; 0: all
+    value_clip: float = real(0.0, 0)  # V gains nothing from moving further than this in an update; 0: no clip
     learning_rate: float = real(3e-4, 0)  # α
     value_coef: float = real(0.5, 0)  # c₁, weight of the value loss
     entropy_coef: float = real(0.0)  # c₂, weight of the entropy bonus
@@ -141,15 +154,16 @@ class PPO(NetworkAlgorithm[State, Policy[ActorCritic]]):
         learning_rate = self.annealed(self.learning_rate, steps)
         clip_range = self.clip_range * (1 - self.clip_anneal * steps.progress)
 
-        def learn(learner: tuple[ActorCritic, PyTree[Array]], batch: Sample) -> tuple[Any, Metrics]:
-            network, optimiser = learner
+        def learn(learner: tuple[Any, Bool[Array, ""]], batch: Sample) -> tuple[Any, Metrics]:
+            (network, optimiser), going = learner
             gradient, metrics = jax.grad(self.objective, has_aux=True)(network, batch, clip_range)
-            network, optimiser, norm = self.descend(network, gradient, optimiser, learning_rate)
-            return (network, optimiser), metrics | {"train/grad_norm": norm}
+            *moved, norm = self.descend(network, gradient, optimiser, learning_rate)
+            going &= (self.target_kl == 0) | (metrics["train/approx_kl"] <= 1.5 * self.target_kl)
+            taken = jax.tree.map(lambda new, old: jnp.where(going, new, old), tuple(moved), (network, optimiser))
+            return (taken, going), metrics | {"train/grad_norm": norm, "train/steps_taken": going.astype(float)}
 
-        (network, optimiser), metrics = epochs(
-            key, learn, (network, state.optimiser), rows, self.epochs, self.batch_size
-        )
+        begin = (network, state.optimiser), jnp.array(True)
+        ((network, optimiser), _), metrics = epochs(key, learn, begin, rows, self.epochs, self.batch_size)
         metrics = jax.tree.map(jnp.mean, metrics) | {
             "train/learning_rate": learning_rate,
             "train/clip_range": clip_range,
@@ -169,7 +183,8 @@ class PPO(NetworkAlgorithm[State, Policy[ActorCritic]]):
         ratio = jnp.exp(log_ratio)
         advantage = standardise(batch.advantage) if self.normalise_advantages else batch.advantage
         surrogate = jnp.mean(clipped_surrogate(ratio, advantage, clip_range))
-        error = jnp.mean(value_loss(value, batch.target))
+        old = batch.target - batch.advantage
+        error = jnp.mean(value_loss(value, batch.target, old, self.value_clip))
         entropy = jnp.mean(jax.vmap(lambda p: p.entropy())(pi))
         loss = -(surrogate - self.value_coef * error + self.entropy_coef * entropy)
         return loss, {
