@@ -34,6 +34,8 @@ def replacement(name: str, file: str, old: str, new: str, tests: str, fault: str
     """The mutant that has `new` where the file says `old`, which it must say once."""
     text, wanted = (SOURCE / "ridgeline" / file).read_bytes(), old.encode()
     if text.count(wanted) != 1:
-        raise Stale(f"{name}: {file} says {text.count(wanted)} times {old!r}; bring tools/mutants/chosen.py up to date")
+        raise Stale(
+            f"{name}: {file} says {text.count(wanted)} times {old!r}; bring tools/mutants/chosen.py up to date"
+        )
     start = text.index(wanted)
     return Mutant(name, file, start, start + len(wanted), new.encode(), tests, fault)

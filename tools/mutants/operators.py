@@ -44,7 +44,15 @@ CALLS = {
     "zeros": "ones",
     "ones": "zeros",
 }
-TRANSPARENT = {"stop_gradient", "abs", "exp", "log", "sqrt", "tanh", "clip"}  # whose first argument may pass as it is
+TRANSPARENT = {
+    "stop_gradient",
+    "abs",
+    "exp",
+    "log",
+    "sqrt",
+    "tanh",
+    "clip",
+}  # whose first argument may pass as it is
 # Types, and what only speaks of faults; constants of keyword arguments named here change nothing but the speed.
 SKIPPED = (ast.Assert, ast.Raise, ast.JoinedStr)
 SPEED_ONLY = {"unroll", "axis", "in_axes", "out_axes", "has_aux", "unique_indices"}

@@ -81,7 +81,17 @@ def answer(source: Path, tests: str, cached: bool, output: Path) -> str:
     import shlex
 
     code = pytest.main(
-        ["-x", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning", "--tb=short", "--no-header", *shlex.split(tests)], plugins=[first]
+        [
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            "-W",
+            "ignore::pytest.PytestAssertRewriteWarning",
+            "--tb=short",
+            "--no-header",
+            *shlex.split(tests),
+        ],
+        plugins=[first],
     )
     ours = sys.modules["ridgeline"].__file__ if "ridgeline" in sys.modules else None
     if ours is not None and not ours.startswith(str(source)):
