@@ -23,9 +23,7 @@ def _advantage(problem: MDP, policy: Float[np.ndarray, "S A"]) -> Float[np.ndarr
 
 
 @jax.jit
-def _errors(
-    reward: Array, value: Array, next_value: Array, terminated: Array, gamma: float
-) -> Float[Array, "N 1"]:
+def _errors(reward: Array, value: Array, next_value: Array, terminated: Array) -> Float[Array, "N 1"]:
     ended = jnp.ones_like(terminated)
     return jax.vmap(gae, (0, 0, 0, 0, 0, None, None))(reward, value, next_value, terminated, ended, _GAMMA, 0.0)
 
