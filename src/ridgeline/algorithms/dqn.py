@@ -9,6 +9,8 @@ only cut by a time limit. Convergence is not guaranteed: the max backup contract
 projects in L2.
 """
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -33,9 +35,10 @@ class Learner(eqx.Module):
 
 
 type State = Experience[Learner]
+type Values = Callable[[Obs], Float[Array, "A"]]
 
 
-def td_target(selector: ActionValues, static: ActionValues, x: Batch) -> Float[Array, ""]:
+def td_target(selector: Values, static: Values, x: Batch) -> Float[Array, ""]:
     """y = r + d Q(s′, a*; φ′), a* = argmaxₐ Q(s′, a; selector); d = γᵏ, or 0 where s′ is terminal."""
     best = jnp.argmax(selector(x.next_obs))
     return x.reward + x.discount * static(x.next_obs)[best]
