@@ -21,6 +21,7 @@ VALUES = {
     "dqn": lambda state, obs: state.learner.online(obs),
     "pg": lambda state, obs: jnp.nan,
     "ppo": lambda state, obs: state.policy.network.state_value(obs),
+    "trpo": lambda state, obs: state.critic.critics(obs),
     "vpg": lambda state, obs: state.value.critics(obs),
 }
 VALUED = [name for name in ALGORITHMS if name != "pg"]
