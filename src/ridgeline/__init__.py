@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ridgeline.algorithms.pg import PG, VPG
     from ridgeline.algorithms.ppo import PPO
     from ridgeline.algorithms.qsearch import QSearch
+    from ridgeline.algorithms.trpo import TRPO
     from ridgeline.environments import make
     from ridgeline.errors import RidgelineError
     from ridgeline.experiments.policy import Policy, load_policy
@@ -46,6 +47,7 @@ _HOMES = {
     "PG": "algorithms.pg",
     "VPG": "algorithms.pg",
     "PPO": "algorithms.ppo",
+    "TRPO": "algorithms.trpo",
     "SAC": "algorithms.ac",
     "make": "environments",
     "RidgelineError": "errors",
@@ -76,6 +78,7 @@ __all__ = [
     "PPO",
     "SAC",
     "TD3",
+    "TRPO",
     "VPG",
     "Algorithm",
     "ArraySpec",

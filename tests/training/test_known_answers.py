@@ -31,6 +31,7 @@ VALUES = dict.fromkeys(("ac", "sac", "ddpg", "td3", "naf", "qsearch"), critic_va
     "dqn": lambda state, obs, action: state.learner.online(obs),
     "pg": lambda state, obs, action: jnp.nan,
     "ppo": lambda state, obs, action: state.policy.network.state_value(obs),
+    "trpo": lambda state, obs, action: state.critic.critics(obs),
     "vpg": lambda state, obs, action: state.value.critics(obs),
 }
 

@@ -10,6 +10,7 @@ from ridgeline.algorithms.naf import NAF
 from ridgeline.algorithms.pg import PG, VPG
 from ridgeline.algorithms.ppo import PPO
 from ridgeline.algorithms.qsearch import QSearch
+from ridgeline.algorithms.trpo import TRPO
 from ridgeline.errors import UsageError
 from ridgeline.types import Algorithm
 
@@ -23,6 +24,7 @@ REGISTRY: dict[str, type[Algorithm[Any, Any]]] = {
     "td3": TD3,
     "naf": NAF,
     "qsearch": QSearch,
+    "trpo": TRPO,
     "ppo": PPO,
 }
 
