@@ -1,4 +1,4 @@
-"""A mutant: one place of one file of `src/ridgeline`, what stands there instead, and the tests that must notice."""
+"""A mutant: one place of a file of `src/ridgeline`, what stands there instead, and the tests that must notice."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,8 @@ def replacement(name: str, file: str, old: str, new: str, tests: str, fault: str
     """The mutant that has `new` where the file says `old`, which it must say once."""
     text, wanted = (SOURCE / "ridgeline" / file).read_bytes(), old.encode()
     if text.count(wanted) != 1:
-        raise Stale(f"{name}: {file} says {text.count(wanted)} times {old!r}; bring tools/mutants/chosen.py up to date")
+        raise Stale(
+            f"{name}: {file} says {text.count(wanted)} times {old!r}; bring tools/mutants/chosen.py up to date"
+        )
     start = text.index(wanted)
     return Mutant(name, file, start, start + len(wanted), new.encode(), tests, fault)

@@ -1,4 +1,4 @@
-"""Every operator mutant of a function: signs, comparisons, constants off by one, terms dropped, calls exchanged."""
+"""Every operator mutant of a function: signs, comparisons, constants, terms dropped, calls exchanged."""
 
 import ast
 import copy
@@ -44,7 +44,15 @@ CALLS = {
     "zeros": "ones",
     "ones": "zeros",
 }
-TRANSPARENT = {"stop_gradient", "abs", "exp", "log", "sqrt", "tanh", "clip"}  # whose first argument may pass as it is
+TRANSPARENT = {
+    "stop_gradient",
+    "abs",
+    "exp",
+    "log",
+    "sqrt",
+    "tanh",
+    "clip",
+}  # whose first argument may pass as it is
 # Types, and what only speaks of faults; constants of keyword arguments named here change nothing but the speed.
 SKIPPED = (ast.Assert, ast.Raise, ast.JoinedStr)
 SPEED_ONLY = {"unroll", "axis", "in_axes", "out_axes", "has_aux", "unique_indices"}
@@ -101,7 +109,18 @@ def expressions(node: ast.AST) -> Iterator[ast.expr]:
                 continue
             if isinstance(child, ast.expr):
                 yield child
-            yield from expressions(child)
+            if not of_a_shape(child):
+                yield from expressions(child)
+
+
+def of_a_shape(node: ast.AST) -> bool:
+    """Whether a part speaks of a shape alone: wrong there, and nothing runs; or nothing changes."""
+    match node:
+        case ast.Call(ast.Attribute(_, "zeros" | "ones" | "zeros_like" | "ones_like")):
+            return True
+        case ast.Subscript(ast.Attribute(_, "shape")):
+            return True
+    return False
 
 
 def functions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.FunctionDef]]:
