@@ -79,16 +79,16 @@ TEN = tuple(range(10))
 
 
 # Where an algorithm needs other sizes than these to learn as fast.
-OFF_POLICY = {"learning_rate": 3e-3, "tau": 0.1}
+OFF_POLICY = {"learning_rate": 1e-2, "tau": 0.2}
 DETERMINISTIC = OFF_POLICY | {"noise_scale": 0.3}
 QUICK_OF: dict[str, dict[str, Any]] = {
     "pg": {"num_envs": 32, "learning_rate": 3e-2},
     "vpg": {"num_envs": 32, "learning_rate": 3e-2},
-    "ac": OFF_POLICY | {"actor_learning_rate": 3e-3},
+    "ac": OFF_POLICY | {"actor_learning_rate": 1e-2},
     # Soft values are no true values: the temperature is 0 here.
-    "sac": OFF_POLICY | {"actor_learning_rate": 3e-3, "temperature": 0.0, "tune_temperature": False},
-    "ddpg": DETERMINISTIC | {"actor_learning_rate": 3e-3},
-    "td3": DETERMINISTIC | {"actor_learning_rate": 3e-3, "target_noise": 0.0},
+    "sac": OFF_POLICY | {"actor_learning_rate": 1e-2, "temperature": 0.0, "tune_temperature": False},
+    "ddpg": DETERMINISTIC | {"actor_learning_rate": 1e-2},
+    "td3": DETERMINISTIC | {"actor_learning_rate": 1e-2, "target_noise": 0.0},
     "naf": DETERMINISTIC,
     "qsearch": DETERMINISTIC | {"population": 16, "iterations": 2},
 }

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -212,25 +213,30 @@ class Replay(eqx.Module):
         x = rollout.transitions
         largest = jnp.maximum(state.largest_reward, jnp.max(jnp.abs(x.reward)))
 
-        def one(at: tuple[Learner, Memory], key: PRNGKeyArray) -> tuple[tuple[Learner, Memory], Metrics]:
-            (learner, memory), (sample_key, learn_key) = at, jax.random.split(key)
-            batch = self._sample(sample_key, memory, steps, gamma)
+        memory = state.memory.add(x)
+
+        # Data is read where it lies: what a scan or a branch carries, XLA may copy.
+        def one(at: tuple[Learner, Priorities | None], key: PRNGKeyArray) -> tuple[Any, Metrics]:
+            (learner, priorities), (sample_key, learn_key) = at, jax.random.split(key)
+            now = dataclasses.replace(memory, priorities=priorities)
+            batch = self._sample(sample_key, now, steps, gamma)
             learner, metrics, error = learn(learn_key, learner, batch.read_through(state.normaliser), steps)
             if self.prioritised:
-                memory = memory.prioritise(batch.index, (jnp.abs(error) + 1e-6) ** self.priority_exponent)
-            return (learner, memory), metrics
+                now = now.prioritise(batch.index, (jnp.abs(error) + 1e-6) ** self.priority_exponent)
+            return (learner, now.priorities), metrics
 
-        def work(at: tuple[Learner, Memory]) -> tuple[tuple[Learner, Memory], Metrics]:
+        def work(at: tuple[Learner, Priorities | None]) -> tuple[Any, Metrics]:
             at, metrics = jax.lax.scan(one, at, jax.random.split(key, self.updates))
             return at, jax.tree.map(jnp.nanmean, metrics)  # NaN: not measured in that one
 
-        def wait(at: tuple[Learner, Memory]) -> tuple[tuple[Learner, Memory], Metrics]:
+        def wait(at: tuple[Learner, Priorities | None]) -> tuple[Any, Metrics]:
             shapes = jax.eval_shape(work, at)[1]
             return at, jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), shapes)
 
         # `steps` is the same for every seed, so this stays a branch when seeds are vectorised.
-        at = (state.learner, state.memory.add(x))
-        (learner, memory), metrics = jax.lax.cond(steps.taken >= self.warmup, work, wait, at)
+        at = (state.learner, memory.priorities)
+        (learner, priorities), metrics = jax.lax.cond(steps.taken >= self.warmup, work, wait, at)
+        memory = dataclasses.replace(memory, priorities=priorities)
         metrics["train/divergence"] = divergence(metrics["train/q_max"], largest, gamma)
         return Experience(learner, memory, state.normaliser.fold(x.obs), largest), metrics
 
