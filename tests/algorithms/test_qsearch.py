@@ -73,7 +73,7 @@ def test_greedy_actions_and_targets_are_near_the_maximum_of_a_grid(state, name):
     critics = learner.critic.critics
     reached = np.min([jax.vmap(critic)(batch.obs, chosen) for critic in critics], 0)
     best = grid_maximum(critics, batch.obs)
-    np.testing.assert_allclose(reached, best, atol=0.05)
+    np.testing.assert_allclose(reached, best, atol=0.1)
     assert np.abs(chosen).max() <= 1
 
     copies = dataclasses.replace(learner.static, each=jax.tree.map(lambda x: 1.5 * x, learner.static.each))
