@@ -123,7 +123,7 @@ class CEM(Maximiser):
 
         def iterate(carry: tuple[Array, Array], key: PRNGKeyArray) -> tuple[tuple[Array, Array], Best]:
             mean, std = carry
-            actions = clip(mean + std * jax.random.normal(key, (self.population, size), mean.dtype))
+            actions = clip(mean[None] + std[None] * jax.random.normal(key, (self.population, size), mean.dtype))
             values = jax.vmap(f)(actions)
             order = ranking(values, self.elites)
             return refit(actions[order], self.min_std), Best(actions[order[0]], values[order[0]])
@@ -213,7 +213,7 @@ def ask(key: PRNGKeyArray, state: CMAState, constants: CMAConstants) -> tuple[CM
     due = (state.generation > 0) & (state.generation % constants.gap == 0)
     state = jax.lax.cond(due, decompose, lambda s: s, state)
     z = jax.random.normal(key, (len(constants.weights), state.mean.size), state.mean.dtype)
-    return state, state.mean + state.sigma * (z * state.lengths) @ state.axes.T
+    return state, state.mean[None] + state.sigma * (z * state.lengths[None]) @ state.axes.T
 
 
 def tell(
@@ -231,9 +231,9 @@ def tell(
     """
     c, n = constants, state.mean.size
     weights = jnp.asarray(c.weights, state.mean.dtype)
-    y = (points[ranking(values, len(c.weights))] - state.mean) / state.sigma
+    y = (points[ranking(values, len(c.weights))] - state.mean[None]) / state.sigma
     shift = weights[: c.mu] @ y[: c.mu]
-    white = (y @ state.axes) / state.lengths  # rows Bᵀ-rotated: as long as C^{−½} y
+    white = (y @ state.axes) / state.lengths[None]  # rows Bᵀ-rotated: as long as C^{−½} y
     white_shift = state.axes @ (weights[: c.mu] @ white[: c.mu])
     generation = state.generation + 1
 
@@ -250,7 +250,7 @@ def tell(
     bounded = jnp.where(weights < 0, weights * n / (jnp.sqrt(jnp.sum(white**2, 1)) + 1e-9) ** 2, weights)
     covariance = (1 - c_1a - c.c_mu * sum(c.weights)) * state.covariance
     covariance = covariance + c.c_1 * jnp.outer(covariance_path, covariance_path)
-    covariance = covariance + c.c_mu * (bounded * y.T) @ y
+    covariance = covariance + c.c_mu * (bounded[None] * y.T) @ y
     change = c.c_sigma / c.d_sigma * (jnp.sqrt(squared) / c.chi - 1)
     return CMAState(
         mean=state.mean + state.sigma * shift,

@@ -8,6 +8,7 @@
 TD3 takes the least of two critics in step 3, with noise on a′, and moves θ and the copies every second time.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import equinox as eqx
@@ -50,7 +51,7 @@ class Learner(eqx.Module):
 type State = Experience[Learner]
 
 
-def policy_objective(actor: Actor, critic: ActionValue, obs: Obs) -> Float[Array, ""]:
+def policy_objective(actor: Callable[[Obs], Float[Array, "d"]], critic: ActionValue, obs: Obs) -> Float[Array, ""]:
     """Q(s, μ_θ(s)), whose gradient is ∇_θ μ_θ(s) ∇_a Q(s, a) at a = μ_θ(s) (Silver et al. 2014, eq. 9)."""
     return critic(obs, actor(obs))
 

@@ -82,7 +82,12 @@ PRESETS: dict[tuple[str, str], Preset] = {
             ),
             20_000,
         )
-        for name, record in (("ddpg", DDPG()), ("td3", TD3()), ("naf", NAF()), ("qsearch", QSearch()))
+        for name, record in (
+            ("ddpg", DDPG()),
+            ("td3", TD3()),
+            ("naf", NAF(noise_scale=0.5)),
+            ("qsearch", QSearch(population=19)),  # 100 rows × (3 × 19 + 1) values of Q an update
+        )
     },
     ("dqn", "CartPole-v1"): Preset(
         DQN(
