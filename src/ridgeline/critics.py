@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -16,6 +17,17 @@ from ridgeline.types import Action, ActionSpec, Continuous, Discrete, EnvSpec, M
 
 # Any function of a state and an action that is a pytree of parameters; the estimators need no more.
 type ActionValue = Callable[[Obs, Action], Float[Array, ""]]
+
+
+@runtime_checkable
+class DiscreteActionValue(Protocol):
+    """The same with all values of a state at once, where actions are discrete."""
+
+    def __call__(self, obs: Obs, action: Action) -> Float[Array, ""]:
+        """Q(s, a)."""
+
+    def values(self, obs: Obs) -> Float[Array, "A"]:
+        """Q(s, ·)."""
 
 
 class Critic(eqx.Module):
@@ -80,7 +92,7 @@ def least(critics: Sequence[ActionValue], obs: Obs, action: Action) -> Float[Arr
     return jnp.min(jnp.stack([critic(obs, action) for critic in critics]))
 
 
-def least_values(critics: Sequence[Critic], obs: Obs) -> Float[Array, "A"]:
+def least_values(critics: Sequence[DiscreteActionValue], obs: Obs) -> Float[Array, "A"]:
     """minₖ Qₖ(s, ·) of discrete actions."""
     return jnp.min(jnp.stack([critic.values(obs) for critic in critics]), 0)
 

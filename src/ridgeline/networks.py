@@ -1,5 +1,7 @@
 """Heads, and networks made of them: policies, state values, action values. `vmap` at the edge."""
 
+from typing import Protocol, runtime_checkable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,14 @@ def allowed_actions(obs: Obs, logits: Float[Array, "A"]) -> Float[Array, "A"]:
     if isinstance(obs, dict) and ACTION_MASK in obs:
         return jnp.where(obs[ACTION_MASK].astype(bool), logits, -1e9)
     return logits
+
+
+@runtime_checkable
+class StochasticPolicy(Protocol):
+    """Whatever says π(·|s), with parameters or exactly; the estimators need no more."""
+
+    def distribution(self, obs: Obs) -> Distribution:
+        """π(·|s)."""
 
 
 class PolicyHead(eqx.Module):

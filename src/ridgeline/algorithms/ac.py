@@ -12,20 +12,29 @@ temperature α > 0, Q − α log π stands for Q in steps 3 (at s′) and 4. The
 holds actions of old policies and V would be the value of those.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from ridgeline.critics import Critic, Regression, create_critics, fit, least, least_values, td_target
+from ridgeline.critics import (
+    Critic,
+    DiscreteActionValue,
+    Regression,
+    create_critics,
+    fit,
+    least,
+    least_values,
+    td_target,
+    where_next_action,
+)
 from ridgeline.distributions import Categorical, Distribution, TanhGaussian
 from ridgeline.errors import UsageError
 from ridgeline.memory import Batch, Experience, Replay
-from ridgeline.networks import Actor, Policy, allowed_actions
+from ridgeline.networks import Actor, Policy, StochasticPolicy, allowed_actions
 from ridgeline.optimisation import optimiser_state, polyak
 from ridgeline.records import NetworkAlgorithm
 from ridgeline.types import (
@@ -104,11 +113,6 @@ def entropy_target(
     logits = allowed_actions(obs, jnp.zeros(sum(counts)))
     cuts = [sum(counts[: i + 1]) for i in range(len(counts) - 1)]
     return share * sum((jax.nn.logsumexp(part) for part in jnp.split(logits, cuts)), start=jnp.zeros(()))
-
-
-def has_next_value(x: Batch) -> Bool[Array, ""]:
-    """Whether the next action is in the memory, or not needed as s′ is terminal."""
-    return x.continues | (x.discount == 0)
 
 
 class AC(NetworkAlgorithm[State, Policy[Actor]]):
@@ -237,21 +241,18 @@ class AC(NetworkAlgorithm[State, Policy[Actor]]):
             jax.random.split(key, batch.reward.size), learner.actor, learner.static, batch, temperature
         )
         target = jax.vmap(td_target)(batch, next_value)
-        kept = jnp.ones_like(target)
         if self.next_action == "memory":
-            kept = jax.vmap(has_next_value)(batch).astype(target.dtype)
-            share = jnp.maximum(jnp.mean(kept), 1 / kept.size)
-            batch = dataclasses.replace(batch, weight=batch.weight * kept / share)
+            batch = where_next_action(batch)
         critic, metrics, error = fit(
             learner.critic, batch, target, self.optimiser, learning_rate, self.max_grad_norm
         )
-        return critic, metrics, error * kept
+        return critic, metrics, jnp.where(batch.weight > 0, error, 0)
 
     def next_value(
         self,
         key: PRNGKeyArray,
-        actor: Actor,
-        static: Sequence[Critic],
+        actor: StochasticPolicy,
+        static: Sequence[DiscreteActionValue],
         x: Batch,
         temperature: Float[Array, ""],
     ) -> Float[Array, ""]:
@@ -269,8 +270,8 @@ class AC(NetworkAlgorithm[State, Policy[Actor]]):
     def actor_loss(
         self,
         key: PRNGKeyArray,
-        actor: Actor,
-        critics: Sequence[Critic],
+        actor: StochasticPolicy,
+        critics: Sequence[DiscreteActionValue],
         obs: Obs,
         action: Action,
         temperature: Float[Array, ""],
@@ -302,7 +303,7 @@ class AC(NetworkAlgorithm[State, Policy[Actor]]):
         self,
         key: PRNGKeyArray,
         pi: Distribution,
-        critics: Sequence[Critic],
+        critics: Sequence[DiscreteActionValue],
         obs: Obs,
         temperature: Float[Array, ""],
     ) -> Float[Array, ""]:
