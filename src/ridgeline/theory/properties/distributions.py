@@ -60,7 +60,8 @@ def product(random: np.random.Generator) -> Case:
         sum(getattr(part, name)[actions[:, i]] for i, part in enumerate(parts)) for name in ("log_p", "log_q")
     )
     return Case(
-        *(Product(tuple(Categorical(jnp.asarray(x)) for x in each)) for each in zip(*logits, strict=True)),
+        Product(tuple(Categorical(jnp.asarray(x[0])) for x in logits)),
+        Product(tuple(Categorical(jnp.asarray(x[1])) for x in logits)),
         actions,
         np.ones(len(actions)),
         log_p,
