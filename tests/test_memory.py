@@ -1,8 +1,6 @@
 """The memory against a deque of rows, walked step by step (property 20)."""
 
 import dataclasses
-from collections import deque
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,91 +14,14 @@ from hypothesis.extra.numpy import arrays
 from ridgeline.errors import UsageError
 from ridgeline.memory import Batch, Memory, Replay, divergence
 from ridgeline.normalisation import ObservationNormaliser
-from ridgeline.types import ArraySpec, Discrete, EnvSpec, Rollout, Steps, Transition
+from ridgeline.theory.ring import NUMBERS, Stream, filled
+from ridgeline.types import ArraySpec, Discrete, EnvSpec, Rollout, Steps
 
 GAMMA = 0.9
 WINDOWS = (1, 3, 7)
-SPEC = EnvSpec("numbers", ArraySpec((), "float32"), Discrete(2))
-add = jax.jit(Memory.add)
 sample = jax.jit(Memory.sample, static_argnums=(2, 3))
 sample_prioritised = jax.jit(Memory.sample_prioritised, static_argnums=(2, 3))
 prioritise = jax.jit(Memory.prioritise)
-
-
-class Stream:
-    """Rollouts [T, N] in which no two observations and no two actions are alike, not even across a reset."""
-
-    def __init__(self) -> None:
-        self.count = 1
-        self.arriving: dict[int, int] = {}
-        self.random = np.random.default_rng(3)
-
-    def number(self) -> int:
-        """A number never given before."""
-        self.count += 1
-        return self.count
-
-    def rollout(self, ends: np.ndarray) -> Transition:
-        """One row for each row of `ends`: bit 1 says terminated, bit 2 truncated."""
-        obs, action, next_obs = np.zeros((3, *ends.shape), np.int32)
-        for (t, column), end in np.ndenumerate(ends):
-            obs[t, column] = self.arriving.pop(column, None) or self.number()
-            action[t, column], next_obs[t, column] = self.number(), self.number()
-            if not end:
-                self.arriving[column] = next_obs[t, column]
-        reward = self.random.normal(size=ends.shape)
-        terminated, truncated = (ends & 1).astype(bool), (ends & 2).astype(bool)
-        rows = obs.astype(np.float32), action, reward.astype(np.float32), next_obs.astype(np.float32)
-        return Transition(*map(jnp.asarray, (*rows, terminated, truncated)))
-
-
-class Slow:
-    """The reference: for each column the rows still held, oldest first, and where in the ring each was put."""
-
-    def __init__(self, rows: int, num_envs: int) -> None:
-        self.rows = rows
-        self.written = 0
-        self.columns: list[deque[tuple[int, Transition]]] = [deque(maxlen=rows) for _ in range(num_envs)]
-
-    def add(self, x: Transition) -> None:
-        x = jax.tree.map(np.asarray, x)
-        for t in range(len(x.reward)):
-            for column, held in enumerate(self.columns):
-                held.append((self.written % self.rows, Transition(*(field[t, column] for field in x))))
-            self.written += 1
-
-    def window(self, age: int, column: int, n: int) -> dict[str, Any]:
-        """Walk from the start until n steps are taken, the episode ends or nothing newer is held."""
-        held = self.columns[column]
-        index, first = held[age]
-        reward, discount, here = 0.0, 1.0, age
-        while True:
-            step = held[here][1]
-            reward += discount * float(step.reward)
-            discount *= GAMMA
-            ended = step.terminated or step.truncated
-            newest = here == len(held) - 1
-            if ended or newest or here - age == n - 1:
-                break
-            here += 1
-        continues = not (ended or newest)
-        return {
-            "obs": first.obs,
-            "action": first.action,
-            "reward": reward,
-            "next_obs": step.next_obs,
-            "next_action": held[here + 1][1].action if continues else 0,
-            "continues": continues,
-            "discount": 0.0 if step.terminated else discount,
-            "index": (index, column),
-        }
-
-    def windows(self, n: int) -> dict[str, np.ndarray]:
-        """Those of every possible start, [age, column]."""
-        starts = [(age, column) for age in range(len(self.columns[0])) for column in range(len(self.columns))]
-        found = [self.window(age, column, n) for age, column in starts]
-        stacked = {name: np.asarray([window[name] for window in found]) for name in found[0]}
-        return {name: x.reshape(-1, len(self.columns), *x.shape[1:]) for name, x in stacked.items()}
 
 
 @jax.jit
@@ -121,16 +42,6 @@ def assert_same(actual: Batch, expected: dict[str, np.ndarray]) -> None:
         np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance, err_msg=name)
 
 
-def filled(rows: int, num_envs: int, rollouts: list[np.ndarray]) -> tuple[Memory, Slow]:
-    """Both after the same rollouts."""
-    memory, slow, stream = Memory.create(SPEC, rows, num_envs), Slow(rows, num_envs), Stream()
-    for ends in rollouts:
-        x = stream.rollout(ends)
-        memory = add(memory, x)
-        slow.add(x)
-    return memory, slow
-
-
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 6, 7, 12])
 def test_every_window_is_the_one_found_by_walking(rows):
     """Rollouts as long as the ring, one row shorter, or of any length that does not divide it."""
@@ -144,7 +55,7 @@ def test_every_window_is_the_one_found_by_walking(rows):
         memory, slow = filled(rows, num_envs, rollouts)
         assert memory.filled == len(slow.columns[0])
         for n, batch in zip(WINDOWS, all_windows(memory), strict=True):
-            assert_same(batch, slow.windows(n))
+            assert_same(batch, slow.windows(n, GAMMA))
 
     check()
 
@@ -180,7 +91,7 @@ def test_samples_are_windows(rollouts):
     batch = sample(memory, jax.random.key(1), 30_000, 3, GAMMA)
     row, column = np.asarray(batch.index).T
     age = (row - (memory.head - memory.filled)) % memory.rows
-    assert_same(batch, {name: x[age, column] for name, x in slow.windows(3).items()})
+    assert_same(batch, {name: x[age, column] for name, x in slow.windows(3, GAMMA).items()})
     assert np.all(np.asarray(batch.obs) > 0)
     assert np.all(np.asarray(batch.next_obs) > 0)
 
@@ -206,7 +117,7 @@ def test_observations_keep_their_dtypes():
 
 
 def test_capacity_counts_transitions():
-    assert Replay(capacity=100).begin(SPEC, 8, (), False).memory.data.reward.shape == (12, 8)
+    assert Replay(capacity=100).begin(NUMBERS, 8, (), False).memory.data.reward.shape == (12, 8)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +159,7 @@ def study():
     def run(taken):
         learner = jnp.zeros((), jnp.int32), jnp.zeros(UPDATES + 1), jnp.zeros((UPDATES + 1, 4))
         steps = Steps(taken, jnp.asarray(1e6), jnp.zeros((), jnp.int32))
-        state = replay.begin(SPEC, 3, learner, False)
+        state = replay.begin(NUMBERS, 3, learner, False)
         state = dataclasses.replace(state, normaliser=Negative({}))
         state, metrics = replay.study(jax.random.key(0), state, rollout, steps, GAMMA, learn)
         return state.learner, state.memory, metrics

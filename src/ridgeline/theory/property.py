@@ -11,6 +11,8 @@ import jax
 
 from ridgeline.errors import UsageError
 
+# For programs that run once: to compile them well would take longer than it saves.
+QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 EVERY = ("every",)  # the systems of a property that concerns them all
 
 

@@ -13,7 +13,7 @@ from ridgeline.errors import UsageError
 from ridgeline.theory import properties
 from ridgeline.theory.property import EVERY, PROPERTIES, Outcome, Property
 
-_WIDTH = 180  # of a table that is not shown on a terminal, so that no line is broken
+_WIDTH = 240  # of a table that is not shown on a terminal, so that no line is broken
 
 
 def all_properties() -> list[Property]:

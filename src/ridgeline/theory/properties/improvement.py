@@ -13,19 +13,22 @@ from ridgeline.theory.property import Measured, proves
 _GAMMA = 0.9
 
 
-def _advantage(problem: MDP, policy: Float[np.ndarray, "S A"]) -> Float[np.ndarray, "S A"]:
-    """E[δ | s, a] by GAE with λ = 0 of every transition, from the exact V^π."""
-    value, rows = problem.state_values(policy), problem.transitions()
-    terminated = ~rows.continues
-    here, there = jnp.asarray(value[rows.obs]), jnp.asarray(value[rows.next_obs])
-    delta = _errors(rows.reward[:, None], here[:, None], there[:, None], terminated[:, None])
-    return np.sum(np.reshape(np.asarray(rows.weight * delta[:, 0]), problem.transition.shape), -1)
-
-
 @jax.jit
 def _errors(reward: Array, value: Array, next_value: Array, terminated: Array) -> Float[Array, "N 1"]:
+    """δ of transitions [N, 1], each a trajectory of its own: GAE with λ = 0."""
     ended = jnp.ones_like(terminated)
     return jax.vmap(gae, (0, 0, 0, 0, 0, None, None))(reward, value, next_value, terminated, ended, _GAMMA, 0.0)
+
+
+def _advantages(problems: list[MDP], policies: list[np.ndarray]) -> Float[np.ndarray, "P S A"]:
+    """E[δ | s, a] of every transition, from the exact V^π."""
+    value = np.stack([problem.state_values(policy) for problem, policy in zip(problems, policies, strict=True)])
+    chance = np.stack([problem.transition for problem in problems])
+    reward = np.stack([problem.reward for problem in problems])[..., None]
+    terminal = np.stack([problem.terminal for problem in problems])[:, None, None]
+    rows = (reward, value[:, :, None, None], value[:, None, None], terminal)
+    columns = [np.broadcast_to(x, chance.shape).reshape(-1, 1) for x in rows]
+    return np.sum(chance * np.asarray(_errors(*columns)).reshape(chance.shape), -1)
 
 
 def _pairs(count: int, seed: int, actions: int = 2) -> list[tuple[MDP, np.ndarray, np.ndarray]]:
@@ -43,11 +46,13 @@ def _pairs(count: int, seed: int, actions: int = 2) -> list[tuple[MDP, np.ndarra
 @proves(6, "J′ − J = E_{d′}[A] / (1 − γ)", ("ppo", "trpo", "vpg", "ac"), "linear solve")
 def what_a_policy_gains_is_its_expected_advantage(full: bool) -> list[Measured]:
     """The performance-difference lemma (Kakade & Langford 2002, lemma 6.1), with the advantages of `gae`."""
+    problems, old, new = zip(*_pairs(10_000 if full else 200, 6), strict=True)
+    before, after = [softmax(x) for x in old], [softmax(x) for x in new]
+    advantage = _advantages(list(problems), before)
     differences = []
-    for problem, old, new in _pairs(10_000 if full else 200, 6):
-        before, after = softmax(old), softmax(new)
-        gained = problem.state_distribution(after) @ np.sum(after * _advantage(problem, before), 1) / (1 - _GAMMA)
-        differences.append(abs(problem.performance(after) - problem.performance(before) - gained))
+    for problem, mu, pi, a in zip(problems, before, after, advantage, strict=True):
+        gained = problem.state_distribution(pi) @ np.sum(pi * a, 1) / (1 - _GAMMA)
+        differences.append(abs(problem.performance(pi) - problem.performance(mu) - gained))
     return [Measured("J′ − J", float(np.max(differences)), 1e-12)]
 
 
@@ -75,11 +80,10 @@ def _surrogate(
 @proves(18, "J′ ≥ L(π′) − 4εγ/(1 − γ)² max KL(π ‖ π′)", ("trpo",), "exact values")
 def the_surrogate_bounds_what_is_gained(full: bool) -> list[Measured]:
     """Schulman et al. (2015), theorem 1, ε = max |A|; at π′ = π, L is J and ∇L is ∇J."""
-    pairs = _pairs(10_000 if full else 1_000, 18)
-    before, after = [softmax(old) for _, old, _ in pairs], [softmax(new) for *_, new in pairs]
-    problems, old, new = (list(x) for x in zip(*pairs, strict=True))
+    problems, old, new = zip(*_pairs(10_000 if full else 1_000, 18), strict=True)
+    before, after = [softmax(x) for x in old], [softmax(x) for x in new]
     visits = np.stack([p.state_distribution(pi) for p, pi in zip(problems, before, strict=True)])
-    advantage = np.stack([_advantage(p, pi) for p, pi in zip(problems, before, strict=True)])
+    advantage = _advantages(list(problems), before)
     gain, _, kl = map(np.asarray, _surrogate(np.stack(new), np.stack(old), visits, advantage))
     nothing, slope, _ = map(np.asarray, _surrogate(np.stack(old), np.stack(old), visits, advantage))
     exact = np.stack([p.policy_gradient(pi) for p, pi in zip(problems, before, strict=True)])
