@@ -1,4 +1,4 @@
-"""A mutant: one place of one file of `src/ridgeline`, what stands there instead, and the tests that must notice."""
+"""A mutant: one place of a file of `src/ridgeline`, what stands there instead, and the tests that must notice."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every operator mutant of a function: signs, comparisons, constants off by one, terms dropped, calls exchanged."""
+"""Every operator mutant of a function: signs, comparisons, constants, terms dropped, calls exchanged."""
 
 import ast
 import copy
@@ -109,7 +109,18 @@ def expressions(node: ast.AST) -> Iterator[ast.expr]:
                 continue
             if isinstance(child, ast.expr):
                 yield child
-            yield from expressions(child)
+            if not of_a_shape(child):
+                yield from expressions(child)
+
+
+def of_a_shape(node: ast.AST) -> bool:
+    """Whether a part speaks of a shape alone: wrong there, and nothing runs; or nothing changes."""
+    match node:
+        case ast.Call(ast.Attribute(_, "zeros" | "ones" | "zeros_like" | "ones_like")):
+            return True
+        case ast.Subscript(ast.Attribute(_, "shape")):
+            return True
+    return False
 
 
 def functions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.FunctionDef]]:

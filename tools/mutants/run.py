@@ -1,6 +1,8 @@
-"""Tests run against mutants: a fork of this process for each, of which JAX is imported and has computed nothing."""
+"""Tests run against mutants: a fork of this process for each, where JAX is imported but computed nothing."""
 
+import importlib
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 from tools.mutants.mutant import ROOT, SOURCE, Mutant
 
 LIMIT = 90  # seconds, after which a mutant counts as noticed: it made the tests hang
+HEAVY = "beartype.claw equinox gymnasium hypothesis.extra.numpy jaxtyping optax pytest rich scipy.stats tyro"
 CACHE = ROOT / ".mutants"  # compilations of the unchanged code; mutants read them and write none
 
 
@@ -29,8 +32,9 @@ def prepare() -> None:
     """Import what every test needs, but nothing of ours; no computation, so that a fork has one thread."""
     os.environ |= {"JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1"}
     os.chdir(ROOT)
+    for name in HEAVY.split():
+        importlib.import_module(name)
     import hypothesis
-    import hypothesis.extra.numpy
     import jax
 
     jax.config.update("jax_compilation_cache_dir", str(CACHE))
@@ -68,8 +72,6 @@ def answer(source: Path, tests: str, cached: bool, output: Path) -> str:
     os.environ["PYTHONPATH"] = str(source)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9 if cached else 0.0)
     first = First()
-    import shlex
-
     code = pytest.main(
         [
             "-x",
