@@ -25,7 +25,7 @@ def clean(mutants: list[Mutant]) -> None:
     same = {m.tests: Mutant("the code as it is", m.file, 0, 0, b"", m.tests, "none") for m in mutants}
     for verdict in run(same.values(), workers=1, cached=False):
         if verdict.noticed_by:
-            raise RuntimeError(f"without any mutant: pytest {verdict.mutant.tests}: {verdict.noticed_by} fails")
+            raise RuntimeError(f"without any mutant, pytest {verdict.mutant.tests}:\n{verdict.output[-3000:]}")
 
 
 def select(options: argparse.Namespace) -> list[Mutant]:
