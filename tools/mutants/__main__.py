@@ -22,10 +22,10 @@ ARGUMENTS = Path(__file__).with_name("survivors.json")
 
 def clean(mutants: list[Mutant]) -> None:
     """The same tests pass on the code as it is; what it compiles is kept for the mutants."""
-    same = {m.tests: Mutant("the code as it is", m.file, 0, 0, b"", m.tests, "none") for m in mutants}
+    same = {m.tests: Mutant("the code as it is", m.file, 0, b"", b"", m.tests, "none") for m in mutants}
     for verdict in run(same.values(), workers=1, cached=False):
         if verdict.noticed_by:
-            raise RuntimeError(f"without any mutant: pytest {verdict.mutant.tests}: {verdict.noticed_by} fails")
+            raise RuntimeError(f"without any mutant, pytest {verdict.mutant.tests}:\n{verdict.output[-3000:]}")
 
 
 def select(options: argparse.Namespace) -> list[Mutant]:

@@ -12,8 +12,8 @@ MEMORY = "tests/test_memory.py"
 OPTIMISATION = "tests/test_optimisation.py"
 NETWORKS = "tests/test_networks.py"
 ROLLOUTS = "tests/training/test_rollouts.py"
-HIDES = "tests/algorithms/test_conformance.py -k hides_what_follows"
-ANSWERS = "tests/training/test_known_answers.py -k"
+HIDES = "tests/algorithms/test_conformance.py -k 'hides_what_follows and ppo'"
+EQUATIONS = "tests/algorithms/test_equations.py -k"
 
 CHOSEN = [
     # returns.py
@@ -444,7 +444,7 @@ CHOSEN = [
         "rollouts.py",
         "next_value = everywhere(lambda s: state_value(read(s)), x.next_obs)",
         "next_value = jnp.roll(value, -1, 0)",
-        f"{HIDES} and ppo",
+        HIDES,
         "the value after a reset, and of the first row at the last",
     ),
     (
@@ -452,7 +452,7 @@ CHOSEN = [
         "rollouts.py",
         "(x - jnp.mean(x)) / (jnp.std(x) + 1e-8)",
         "(x - jnp.mean(x)) / (jnp.var(x) + 1e-8)",
-        f"{ANSWERS} 'learns and ppo'",
+        "tests/algorithms/test_ppo.py",
         "variance for standard deviation",
     ),
     (
@@ -477,7 +477,7 @@ CHOSEN = [
         "algorithms/dqn.py",
         "return x.reward + x.discount * static(x.next_obs)[best]",
         "return x.reward + x.discount * selector(x.next_obs)[best]",
-        f"{ANSWERS} 'dqn or static_network'",
+        f"{EQUATIONS} dqn",
         "double Q-learning values the action with the network that chose it",
     ),
     (
@@ -485,7 +485,7 @@ CHOSEN = [
         "algorithms/dqn.py",
         "td_target(selector, learner.static, x)",
         "td_target(learner.online, learner.online, x)",
-        f"{ANSWERS} static_network",
+        f"{EQUATIONS} dqn",
         "the static network is never used",
     ),
     (
@@ -493,7 +493,7 @@ CHOSEN = [
         "algorithms/dqn.py",
         "chosen - jax.lax.stop_gradient(target)",
         "chosen - target",
-        f"{ANSWERS} 'learns and dqn'",
+        f"{EQUATIONS} 'dqn or epsilon'",
         "residual gradients",
     ),
     (
@@ -501,7 +501,7 @@ CHOSEN = [
         "algorithms/dqn.py",
         "jnp.mean(batch.weight * regression_loss(error, self.huber))",
         "jnp.mean(regression_loss(error, self.huber))",
-        f"{ANSWERS} 'learns and dqn'",
+        f"{EQUATIONS} 'dqn or epsilon'",
         "weights are computed but not applied",
     ),
     (
@@ -509,7 +509,7 @@ CHOSEN = [
         "algorithms/dqn.py",
         "self.epsilon_start + done * (self.epsilon_end - self.epsilon_start)",
         "self.epsilon_end + done * (self.epsilon_start - self.epsilon_end)",
-        f"{ANSWERS} 'learns and dqn'",
+        f"{EQUATIONS} 'dqn or epsilon'",
         "exploration grows",
     ),
     (
@@ -517,7 +517,7 @@ CHOSEN = [
         "algorithms/dqn.py",
         "jax.random.uniform(explore_key) < epsilon",
         "jax.random.uniform(explore_key) > epsilon",
-        f"{ANSWERS} 'learns and dqn'",
+        f"{EQUATIONS} 'dqn or epsilon'",
         "greedy with probability ε",
     ),
     (
@@ -534,7 +534,7 @@ CHOSEN = [
         "algorithms/ppo.py",
         "jnp.clip(ratio, 1 - epsilon, 1 + epsilon) * advantage",
         "jnp.minimum(ratio, 1 + epsilon) * advantage",
-        f"{ANSWERS} 'learns and ppo'",
+        f"{EQUATIONS} clipped",
         "worse actions are pushed down without a limit",
     ),
     (
@@ -542,8 +542,149 @@ CHOSEN = [
         "algorithms/ppo.py",
         "jnp.minimum(ratio * advantage,",
         "jnp.maximum(ratio * advantage,",
-        f"{ANSWERS} 'learns and ppo'",
+        f"{EQUATIONS} clipped",
         "the bound is optimistic",
+    ),
+    (
+        "the bonus of entropy a penalty",
+        "algorithms/ppo.py",
+        "surrogate - self.value_coef * error + self.entropy_coef * entropy",
+        "surrogate - self.value_coef * error - self.entropy_coef * entropy",
+        f"{EQUATIONS} ppo",
+        "the entropy's sign: policies are driven to be certain",
+    ),
+    (
+        "the value loss climbed",
+        "algorithms/ppo.py",
+        "surrogate - self.value_coef * error + self.entropy_coef * entropy",
+        "surrogate + self.value_coef * error + self.entropy_coef * entropy",
+        f"{EQUATIONS} ppo",
+        "V runs away from its targets",
+    ),
+    (
+        "stale log-probabilities",
+        "algorithms/ppo.py",
+        "log_ratio = jax.vmap(log_prob)(pi, batch.action) - batch.log_prob",
+        "log_ratio = batch.log_prob - jax.vmap(log_prob)(pi, batch.action)",
+        f"{EQUATIONS} ppo",
+        "the ratio is that of the old policy to the new",
+    ),
+    # critics.py
+    (
+        "importance weights of critics not applied",
+        "critics.py",
+        "jnp.mean(batch.weight[None] * regression_loss(error, huber), 1)",
+        "jnp.mean(regression_loss(error, huber), 1)",
+        f"{EQUATIONS} critics",
+        "weights are computed but not applied",
+    ),
+    (
+        "the larger of two critics",
+        "critics.py",
+        "return jnp.min(jnp.stack([critic(obs, action) for critic in critics]))",
+        "return jnp.max(jnp.stack([critic(obs, action) for critic in critics]))",
+        f"{EQUATIONS} critics",
+        "twin critics make overestimation worse",
+    ),
+    (
+        "the discount of critics' targets forgotten",
+        "critics.py",
+        "return x.reward + x.discount * next_value",
+        "return x.reward + next_value",
+        f"{EQUATIONS} td_target",
+        "γ and the done mask dropped",
+    ),
+    (
+        "rows without a next action kept",
+        "critics.py",
+        "weight=batch.weight * known / share",
+        "weight=batch.weight",
+        f"{EQUATIONS} next_action",
+        "bootstraps from an action of another episode",
+    ),
+    # ac.py
+    (
+        "the bonus of entropy a penalty, SAC",
+        "algorithms/ac.py",
+        "return q - temperature * log_prob",
+        "return q + temperature * log_prob",
+        f"{EQUATIONS} soft",
+        "the entropy's sign",
+    ),
+    (
+        "the gradient flows through ψ",
+        "algorithms/ac.py",
+        "return -log_prob * jax.lax.stop_gradient(psi)",
+        "return -log_prob * psi",
+        f"{EQUATIONS} score",
+        "the advantage is not detached",
+    ),
+    (
+        "the temperature the wrong way",
+        "algorithms/ac.py",
+        "jax.lax.stop_gradient(entropy - target)",
+        "jax.lax.stop_gradient(target - entropy)",
+        f"{EQUATIONS} temperature",
+        "α rises where the policy is too random",
+    ),
+    # trpo.py
+    (
+        "the penalty the wrong way",
+        "algorithms/trpo.py",
+        "jnp.where(kl > 1.5 * target, 2 * coefficient, coefficient)",
+        "jnp.where(kl > 1.5 * target, coefficient / 2, coefficient)",
+        f"{EQUATIONS} penalty",
+        "C falls where KL is too large",
+    ),
+    # naf.py
+    (
+        "the advantage bends upwards",
+        "algorithms/naf.py",
+        "return -0.5 * jnp.sum((root.T",
+        "return 0.5 * jnp.sum((root.T",
+        f"{EQUATIONS} quadratic",
+        "μ(s) is the worst action",
+    ),
+    (
+        "P = LᵀL",
+        "algorithms/naf.py",
+        "(root.T @ (action - mean))",
+        "(root @ (action - mean))",
+        f"{EQUATIONS} quadratic",
+        "the root transposed",
+    ),
+    # pg.py, trajectories.py
+    (
+        "the gradient flows through ψ, PG",
+        "algorithms/pg.py",
+        "log_probs * jax.lax.stop_gradient(psi)",
+        "log_probs * psi",
+        "tests/algorithms/test_pg.py",
+        "the advantage is not detached",
+    ),
+    (
+        "importance ratios upside down",
+        "trajectories.py",
+        "jnp.where(live, now - then, 0)",
+        "jnp.where(live, then - now, 0)",
+        "tests/algorithms/test_pg.py",
+        "π_behaviour/π_θ for π_θ/π_behaviour",
+    ),
+    (
+        "one step's ratio for the product of all",
+        "trajectories.py",
+        "jnp.cumsum(jnp.where(live, now - then, 0))",
+        "jnp.where(live, now - then, 0)",
+        "tests/algorithms/test_pg.py",
+        "the weight of a trajectory is that of its last action",
+    ),
+    (
+        "trajectories' weights computed but not applied",
+        "trajectories.py",
+        "return weight * (rewards_to_go(reward, ~live, gamma) - baseline)",
+        "return rewards_to_go(reward, ~live, gamma) - baseline",
+        "tests/algorithms/test_pg.py",
+        "old trajectories count as if the new policy had made them",
     ),
 ]
 

@@ -9,12 +9,12 @@ SOURCE = ROOT / "src"
 
 @dataclass(frozen=True)
 class Mutant:
-    """`new` in place of bytes start … end of a file; `tests` are arguments of pytest."""
+    """`new` in place of `old`, which begins at a byte of a file; `tests` are arguments of pytest."""
 
     name: str
     file: str
     start: int
-    end: int
+    old: bytes
     new: bytes
     tests: str
     fault: str
@@ -22,8 +22,10 @@ class Mutant:
     def apply(self, source: Path) -> None:
         """Put the fault into a copy of the code."""
         path = source / "ridgeline" / self.file
-        text = path.read_bytes()
-        path.write_bytes(text[: self.start] + self.new + text[self.end :])
+        text, end = path.read_bytes(), self.start + len(self.old)
+        if text[self.start : end] != self.old:
+            raise Stale(f"{self.name}: {self.file} has changed since this began; begin again")
+        path.write_bytes(text[: self.start] + self.new + text[end:])
 
 
 class Stale(Exception):
@@ -37,5 +39,4 @@ def replacement(name: str, file: str, old: str, new: str, tests: str, fault: str
         raise Stale(
             f"{name}: {file} says {text.count(wanted)} times {old!r}; bring tools/mutants/chosen.py up to date"
         )
-    start = text.index(wanted)
-    return Mutant(name, file, start, start + len(wanted), new.encode(), tests, fault)
+    return Mutant(name, file, text.index(wanted), wanted, new.encode(), tests, fault)

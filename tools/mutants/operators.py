@@ -154,5 +154,7 @@ def generate(file: str, names: tuple[str, ...], tests: str) -> list[Mutant]:
                 seen[label] += 1
                 label += f" ({seen[label]})" * (seen[label] > 1)
                 lost = "\n" * (node.end_lineno - node.lineno)  # so that later lines keep their numbers
-                mutants.append(Mutant(label, file, start, end, f"({new}{lost})".encode(), tests, "operator"))
+                mutants.append(
+                    Mutant(label, file, start, text[start:end], f"({new}{lost})".encode(), tests, "operator")
+                )
     return mutants
