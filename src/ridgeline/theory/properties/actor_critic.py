@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -77,8 +78,11 @@ def the_critic_values_the_policy(full: bool) -> list[Measured]:
     def drawn(x: Batch) -> Float[Array, "rows"]:
         keys = jax.random.split(jax.random.key(10), count)
         actor, critics = TabularPolicy(jnp.asarray(logits[0])), (TabularCritic(jnp.asarray(q[0])),)
-        each = jax.vmap(lambda k, x: AC().next_value(k, actor, critics, x, jnp.zeros(())), (0, None))
-        return jnp.mean(jax.vmap(lambda x: each(keys, x))(x), 1)
+
+        def one(x: Batch, key: Array) -> Array:
+            return AC().next_value(key, actor, critics, x, jnp.zeros(()))
+
+        return jnp.mean(jax.vmap(lambda x: jax.vmap(partial(one, x))(keys))(x), 1)
 
     row = jax.tree.map(lambda x: x[:_S], problems[0].transitions())
     off = np.max(np.abs(drawn(row) - value))

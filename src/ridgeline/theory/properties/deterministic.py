@@ -84,6 +84,7 @@ def deterministic_gradient_is_exact(full: bool) -> list[Measured]:
         return jax.grad(objective)(_LinearActor(gain)).gain
 
     error = optimum = difference = 0.0
+    scale = 1.0
     problems = [LQR.random(random) for _ in range(200 if full else 20)]
     for problem in problems:
         for K, best in ((_stable_gain(problem, random), False), (problem.optimal_gain(), True)):
@@ -120,10 +121,8 @@ def _critic_fixed_point(problem: LQR, random: np.random.Generator, rounds: int) 
     next_obs = obs @ problem.A.T + action @ problem.B.T
     costs = np.sum((obs @ problem.Q) * obs, 1) + np.sum((action @ problem.R) * action, 1)
     ones = np.ones(count)
-    raw = Batch(
-        obs, action, -costs, next_obs, action, ones > 0, problem.gamma * ones, ones, np.zeros((count, 2), np.int32)
-    )
-    batch, actor = jax.tree.map(jnp.asarray, raw), _LinearActor(jnp.asarray(K))
+    rows = (obs, action, -costs, next_obs, action, ones > 0, problem.gamma * ones, ones, np.zeros((count, 2), int))
+    batch, actor = Batch(*map(jnp.asarray, rows)), _LinearActor(jnp.asarray(K))
     upper = np.triu_indices(size)
 
     def matrix_of(entries: Array) -> Array:
@@ -178,7 +177,10 @@ def normalised_advantage_is_maximal(full: bool) -> list[Measured]:
         eigenvalues = jnp.linalg.eigvalsh(curvature)
         # A quadratic's best grid point is no further from μ, in P's metric, than the one next to μ.
         corner = jnp.clip(jnp.round(mean * jnp.array([20.0, 20 / 3])) / jnp.array([20.0, 20 / 3]), -3, 3)
-        metric = lambda d: d @ curvature @ d  # noqa: E731
+
+        def metric(d: Array) -> Array:
+            return d @ curvature @ d
+
         return (
             jnp.abs(network(obs, mean) - value),
             jnp.max(jnp.abs(slope)),
