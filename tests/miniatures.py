@@ -1,7 +1,6 @@
 """Small records, environments and tools that several tests share."""
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator
@@ -16,9 +15,9 @@ from jaxtyping import Array, Float, Int
 from ridgeline.algorithms import REGISTRY
 from ridgeline.environments.stepped import Stepped, SteppedFactory
 from ridgeline.memory import Replay
+from ridgeline.theory.probes import shrunk
 from ridgeline.training.compiled import begin_carry, key_for
 from ridgeline.training.evaluation import episode_seeds
-from ridgeline.training.runner import prepare
 from ridgeline.types import (
     ACTION_MASK,
     Algorithm,
@@ -38,12 +37,6 @@ from ridgeline.types import (
 ALGORITHMS = sorted(REGISTRY)
 
 
-def shrunk(name: str, sizes: dict[str, Any], **changes: Any) -> Any:
-    """The record of a registered algorithm, with those of `sizes` that are fields of it and all the changes."""
-    fields = {field.name for field in dataclasses.fields(REGISTRY[name])}
-    return prepare(REGISTRY[name](**{k: v for k, v in sizes.items() if k in fields} | changes))
-
-
 TINY = {
     "num_envs": 2,
     "rollout_length": 4,
@@ -56,52 +49,13 @@ TINY = {
     "replay": Replay(capacity=16, batch_size=4, warmup=0, updates=2),
 }
 
-# Learns any probe within `LEARNED` iterations; the tests that use it share its compilations.
-LEARNED = 100
-QUICK = {
-    "num_envs": 8,
-    "rollout_length": 4,
-    "epochs": 6,
-    "value_epochs": 6,
-    "batch_size": 32,
-    "gamma": 0.9,
-    "learning_rate": 1e-2,
-    "max_grad_norm": 10.0,
-    "epsilon_end": 0.5,
-    "target_period": 10,
-    "log_std": -1.5,
-    "value_learning_rate": 3e-2,
-    "hidden": (16,),
-    "replay": Replay(capacity=512, batch_size=32, warmup=64, updates=6),
-}
 SEEDS = (0, 1, 2, 3, 4)
 TEN = tuple(range(10))
 
 
-# Where an algorithm needs other sizes than these to learn as fast.
-OFF_POLICY = {"learning_rate": 1e-2, "tau": 0.2}
-DETERMINISTIC = OFF_POLICY | {"noise_scale": 0.3}
-QUICK_OF: dict[str, dict[str, Any]] = {
-    "pg": {"num_envs": 32, "learning_rate": 3e-2},
-    "vpg": {"num_envs": 32, "learning_rate": 3e-2},
-    "ac": OFF_POLICY | {"actor_learning_rate": 1e-2},
-    # Soft values are no true values: the temperature is 0 here.
-    "sac": OFF_POLICY | {"actor_learning_rate": 1e-2, "temperature": 0.0, "tune_temperature": False},
-    "ddpg": DETERMINISTIC | {"actor_learning_rate": 1e-2},
-    "td3": DETERMINISTIC | {"actor_learning_rate": 1e-2, "target_noise": 0.0},
-    "naf": DETERMINISTIC,
-    "qsearch": DETERMINISTIC | {"population": 16, "iterations": 2},
-}
-
-
 def tiny(name: str, **changes: Any) -> Any:
     """A record that compiles and runs as fast as it can."""
-    return shrunk(name, TINY, **changes)
-
-
-def quick(name: str, **changes: Any) -> Any:
-    """A record that learns fast on environments as small as the probes."""
-    return shrunk(name, QUICK, **QUICK_OF.get(name, {}) | changes)
+    return shrunk(REGISTRY[name], TINY, **changes)
 
 
 def random_obs(rng: np.random.Generator, spec: EnvSpec, shape: tuple[int, ...]) -> Any:

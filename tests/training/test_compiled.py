@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from miniatures import ALGORITHMS, TEN, assert_same, index, numpy_leaves, quick
+from miniatures import ALGORITHMS, TEN, assert_same, index, numpy_leaves
 
 from ridgeline.environments.classic import CartPole
+from ridgeline.theory.probes import quick
 from ridgeline.training.compiled import Lane
 from ridgeline.training.runner import Compiled
 

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from miniatures import Dice, Recorder, quick
+from miniatures import Dice, Recorder
 
 from ridgeline.environments.probes import Counter, Probe
 from ridgeline.errors import NumericalError
+from ridgeline.theory.probes import quick
 from ridgeline.training.loop import Plan, Progress, iterate
 from ridgeline.training.runner import Compiled, prepare
 

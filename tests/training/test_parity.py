@@ -2,10 +2,11 @@
 
 import jax
 import pytest
-from miniatures import ALGORITHMS, SEEDS, TEN, TwinFactory, assert_same, quick
+from miniatures import ALGORITHMS, SEEDS, TEN, TwinFactory, assert_same
 
 from ridgeline.environments.classic import CartPole, Pendulum
 from ridgeline.environments.probes import Probe
+from ridgeline.theory.probes import quick
 from ridgeline.training.hosted import Hosted
 from ridgeline.training.runner import Compiled
 

@@ -8,11 +8,12 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
-from miniatures import ALGORITHMS, SEEDS, compilations, quick
+from miniatures import ALGORITHMS, SEEDS, compilations
 
 from ridgeline.algorithms import REGISTRY
 from ridgeline.environments.probes import Probe
 from ridgeline.environments.stepped import SteppedFactory
+from ridgeline.theory.probes import quick
 from ridgeline.training import hosted
 from ridgeline.training.hosted import Hosted
 from ridgeline.training.loop import Plan, iterate
