@@ -177,16 +177,24 @@ class ActorCritic(eqx.Module):
 
 
 class ActionValues(eqx.Module):
-    """Q(s, ·) for discrete actions; dueling: Q = V + A − mean A (Wang et al. 2016, eq. 9)."""
+    """Q(s, ·) for discrete actions; dueling: Q = V + A − mean A (Wang et al. 2016, eq. 9).
+
+    With `count` K > 1, K quantiles of each action's return, and Q is their mean; dueling, for each quantile.
+    """
 
     encoder: Encode
     advantage: Linear
     value: Linear | None
+    count: int = eqx.field(static=True, default=1)
 
     def __call__(self, obs: Obs) -> Float[Array, "A"]:
         """One value for each action; −1e9 for those that the observation's mask forbids."""
+        return allowed_actions(obs, jnp.mean(self.quantiles(obs), 1))
+
+    def quantiles(self, obs: Obs) -> Float[Array, "A K"]:
+        """θ(s, ·): of each action, mask or not, the quantiles at (i + ½)/K for i = 0 … K − 1."""
         features = self.encoder(obs)
-        q = self.advantage(features)
+        q = self.advantage(features).reshape(-1, self.count)
         if self.value is not None:
-            q = self.value(features) + q - jnp.mean(q)
-        return allowed_actions(obs, q)
+            q = self.value(features)[None] + q - jnp.mean(q, 0, keepdims=True)
+        return q

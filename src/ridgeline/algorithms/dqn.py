@@ -7,6 +7,9 @@
 No gradient flows through the bracket. It is r alone where s′ is terminal, and bootstraps where the episode was
 only cut by a time limit. Convergence is not guaranteed: the max backup contracts in ∞-norm, the regression
 projects in L2.
+
+With `quantiles` it is QR-DQN (Dabney et al. 2018): line 3 regresses quantiles of the return on those of the
+bracket by `quantile_errors` and `quantile_huber`, and Q is their mean.
 """
 
 from collections.abc import Callable
@@ -36,10 +39,14 @@ class Learner(eqx.Module):
 
 type State = Experience[Learner]
 type Values = Callable[[Obs], Float[Array, "A"]]
+type Quantiles = Callable[[Obs], Float[Array, "A K"]]
 
 
-def td_target(selector: Values, static: Values, x: Batch) -> Float[Array, ""]:
-    """y = r + d Q(s′, a*; φ′), a* = argmaxₐ Q(s′, a; selector); d = γᵏ, or 0 where s′ is terminal."""
+def td_target(selector: Values, static: Values | Quantiles, x: Batch) -> Float[Array, "*K"]:
+    """y = r + d Q(s′, a*; φ′), a* = argmaxₐ Q(s′, a; selector); d = γᵏ, or 0 where s′ is terminal.
+
+    Of K quantiles θ(s′, a*; φ′) it makes K targets yⱼ (Dabney et al. 2018, algorithm 1).
+    """
     best = jnp.argmax(selector(x.next_obs))
     return x.reward + x.discount * static(x.next_obs)[best]
 
@@ -48,6 +55,24 @@ def td_error(q: Float[Array, "A"], action: Int[Array, ""], target: Float[Array, 
     """δ = Q(s, a) − y: the gradient of ½δ² is ∇Q(s, a) δ, as none flows through y."""
     chosen = jnp.sum(jnp.where(jnp.arange(q.size) == action, q, 0))
     return chosen - jax.lax.stop_gradient(target)
+
+
+def quantile_errors(
+    quantiles: Float[Array, "A K"], action: Int[Array, ""], targets: Float[Array, "K"]
+) -> Float[Array, "K K"]:
+    """δᵢⱼ = θᵢ(s, a) − yⱼ: the error of every quantile to every target."""
+    to_every_target = jax.vmap(td_error, (None, None, 0))
+    return jax.vmap(to_every_target, (1, None, None))(quantiles, action, targets)
+
+
+def quantile_huber(error: Float[Array, "K K"], huber: bool = True) -> Float[Array, ""]:
+    """Σᵢ (1/K) Σⱼ |τᵢ − 1{δᵢⱼ > 0}| H(δᵢⱼ), τᵢ = (i + ½)/K, i = 0 … K − 1 (Dabney et al. 2018, eq. 10).
+
+    H is Huber's loss with κ = 1, or without it |δ| (eq. 8), whose minimum lies at the quantiles exactly.
+    """
+    level = (jnp.arange(len(error), dtype=error.dtype)[:, None] + 0.5) / len(error)
+    each = regression_loss(error, huber) if huber else jnp.abs(error)
+    return jnp.sum(jnp.mean(jnp.abs(level - (error > 0)) * each, 1))
 
 
 def epsilon_greedy(
@@ -73,6 +98,7 @@ class DQN(NetworkAlgorithm[State, Policy[ActionValues]]):
     double: bool = static(False)  # choose a* with φ rather than φ′ (van Hasselt et al. 2016)
     dueling: bool = static(False)  # Q = V + A − mean A (Wang et al. 2016)
     huber: bool = static(True)  # regress with Huber's loss: linear beyond an error of 1
+    quantiles: int = size(0, low=0)  # K: learn as many of the return's quantiles (Dabney et al. 2018), not Q
     replay: Replay = eqx.field(default_factory=Replay)
 
     def check(self, spec: EnvSpec) -> None:
@@ -86,8 +112,10 @@ class DQN(NetworkAlgorithm[State, Policy[ActionValues]]):
         assert isinstance(spec.action, Discrete)
         encoder_key, advantage_key, value_key = jax.random.split(key, 3)
         encoder, n = build_encoder(encoder_key, spec.observation, self.architecture)
-        value = Linear.create(value_key, n, 1) if self.dueling else None
-        online = ActionValues(encoder, Linear.create(advantage_key, n, spec.action.count), value)
+        count = max(1, self.quantiles)
+        advantage = Linear.create(advantage_key, n, spec.action.count * count)
+        value = Linear.create(value_key, n, count) if self.dueling else None
+        online = ActionValues(encoder, advantage, value, count)
         optimiser = optimiser_state(self.optimiser, online)
         learner = Learner(online, jax.tree.map(jnp.copy, online), optimiser, jnp.zeros((), jnp.int32))
         return self.replay.begin(spec, self.num_envs, learner, self.normalise_observations)
@@ -125,12 +153,20 @@ class DQN(NetworkAlgorithm[State, Policy[ActionValues]]):
         """One gradient step on one minibatch, then the static network's move when it is due."""
         learning_rate = self.annealed(self.learning_rate, steps)
         selector = learner.online if self.double else learner.static
-        targets = jax.vmap(lambda x: td_target(selector, learner.static, x))(batch)
+        valued = learner.static.quantiles if self.quantiles else learner.static
+        targets = jax.vmap(lambda x: td_target(selector, valued, x))(batch)
 
         def loss(online: ActionValues) -> tuple[Float[Array, ""], tuple[Array, Array]]:
-            q = jax.vmap(online)(batch.obs)
-            error = jax.vmap(td_error)(q, batch.action, targets)
-            return jnp.mean(batch.weight * regression_loss(error, self.huber)), (jnp.max(q, 1), error)
+            quantiles = jax.vmap(online.quantiles)(batch.obs)
+            q = jax.vmap(allowed_actions)(batch.obs, jnp.mean(quantiles, 2))
+            if self.quantiles:
+                errors = jax.vmap(quantile_errors)(quantiles, batch.action, targets)
+                error = jnp.mean(jnp.abs(errors), (1, 2))
+                each = jax.vmap(lambda x: quantile_huber(x, self.huber))(errors)
+            else:
+                error = jax.vmap(td_error)(q, batch.action, targets)
+                each = regression_loss(error, self.huber)
+            return jnp.mean(batch.weight * each), (jnp.max(q, 1), error)
 
         (value, (q, error)), gradient = jax.value_and_grad(loss, has_aux=True)(learner.online)
         online, optimiser, norm = self.descend(learner.online, gradient, learner.optimiser, learning_rate)
