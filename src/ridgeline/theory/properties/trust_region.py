@@ -1,5 +1,6 @@
 """Trust regions (properties 15, 16 and 17); the bound on the improvement, 18, has a file of its own."""
 
+import functools
 from typing import Any
 
 import jax
@@ -18,6 +19,8 @@ from ridgeline.trust_region import Move, fisher_vector_product, natural_step, tr
 from ridgeline.types import ActionSpec, ArraySpec, Continuous, Discrete, EnvSpec, MultiDiscrete
 
 _STATES, _ACTIONS = 3, 4
+# These programs run once: to compile them well would take longer than it saves.
+_ONCE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 type Params = dict[str, Array]
 
@@ -35,24 +38,20 @@ def fisher_vector_product_is_the_fisher_matrix(full: bool) -> list[Measured]:
 
 def _fisher(name: str, spec: ActionSpec) -> list[Measured]:
     architecture = Architecture((3,), "tanh", False, None)
-    actor = Actor.create(jax.random.key(15), EnvSpec(name, ArraySpec((2,)), spec), architecture, -0.3)
-    actor = jax.tree.map(lambda x: x + 0.5 * jax.random.normal(jax.random.key(x.size), x.shape), actor)
-    obs = jnp.asarray(np.random.default_rng(15).normal(size=(5, 2)))
-    theta, unravel = ravel_pytree(actor)
-    old = jax.vmap(actor.distribution)(obs)
-    none = jnp.zeros(len(obs))
-    rows = Rows(Sample(obs, none, none, none, none), old)
+    obs = np.random.default_rng(15).normal(size=(5, 2))
 
-    @jax.jit
-    def products(damping: Array) -> Array:
-        product = fisher_vector_product(lambda new: mean_kl(rows, new), actor, damping)
-        return jax.vmap(lambda v: ravel_pytree(product(unravel(v)))[0])(jnp.eye(theta.size))
+    @functools.partial(jax.jit, compiler_options=_ONCE)
+    def matrices(obs: Array) -> tuple[Array, ...]:
+        actor = Actor.create(jax.random.key(15), EnvSpec(name, ArraySpec((2,)), spec), architecture, -0.3)
+        start, unravel = ravel_pytree(actor)
+        theta = start + 0.5 * jax.random.normal(jax.random.key(16), start.shape)
+        actor, none = unravel(theta), jnp.zeros(len(obs))
+        old = jax.vmap(actor.distribution)(obs)
+        rows = Rows(Sample(obs, none, none, none, none), old)
 
-    @jax.jit
-    def dense() -> tuple[Array, Array]:
-        hessian = jax.hessian(lambda t: jnp.mean(jax.vmap(_kl)(old, jax.vmap(unravel(t).distribution)(obs))))(
-            theta
-        )
+        def product(v: Array, damping: float) -> Array:
+            shipped = fisher_vector_product(lambda new: mean_kl(rows, new), actor, damping)
+            return ravel_pytree(shipped(unravel(v)))[0]
 
         def outer(s: Array, action: Array) -> Array:
             score = jax.grad(lambda t: unravel(t).distribution(s).log_prob(action))(theta)
@@ -62,10 +61,13 @@ def _fisher(name: str, spec: ActionSpec) -> list[Measured]:
             actions, weights = _quadrature(actor.distribution(s))
             return jnp.einsum("k,kij->ij", weights, jax.vmap(lambda a: outer(s, a))(actions))
 
-        return hessian, jnp.mean(jax.vmap(expected)(obs), 0)
+        hessian = jax.hessian(lambda t: jnp.mean(jax.vmap(_kl)(old, jax.vmap(unravel(t).distribution)(obs))))(
+            theta
+        )
+        plain, damped = (jax.vmap(product, (0, None))(jnp.eye(theta.size), d) for d in (0.0, 0.25))
+        return plain, damped, hessian, jnp.mean(jax.vmap(expected)(obs), 0)
 
-    plain, damped = (np.asarray(products(jnp.asarray(d))) for d in (0.0, 0.25))
-    hessian, score = map(np.asarray, dense())
+    plain, damped, hessian, score = map(np.asarray, matrices(obs))
     size = float(np.max(np.abs(hessian)))
     return [
         Measured(f"{name}: Hessian of mean KL, relative", float(np.max(np.abs(plain - hessian))) / size, 1e-10),
@@ -84,16 +86,17 @@ def _kl(old: Distribution, new: Distribution) -> Array:
         ratio = jnp.exp(new.log_std - old.log_std)
         shift = (old.mean - new.mean) / jnp.exp(new.log_std)
         return jnp.sum(jnp.log(ratio) + 0.5 / ratio**2 + 0.5 * shift**2 - 0.5)
-    pairs = [(old, new)] if isinstance(old, Categorical) else zip(old.parts, new.parts, strict=True)  # type: ignore
+    ours: Any = (old,) if isinstance(old, Categorical) else old.parts  # type: ignore[attr-defined]
+    theirs: Any = (new,) if isinstance(new, Categorical) else new.parts  # type: ignore[attr-defined]
     total = jnp.zeros(())
-    for one, other in pairs:
+    for one, other in zip(ours, theirs, strict=True):
         p, q = jax.nn.softmax(one.logits), jax.nn.softmax(other.logits)
         total += jnp.sum(p * jnp.log(p / q))
     return total
 
 
 def _quadrature(pi: Distribution) -> tuple[Array, Array]:
-    """Actions and weights that make E exact: all of them, or Gauss–Hermite nodes for a Gaussian in one dimension."""
+    """Actions and weights that make E exact: all of them, or Gauss–Hermite nodes for one dimension's Gaussian."""
     if isinstance(pi, Categorical):
         return jnp.arange(pi.logits.size), jax.nn.softmax(pi.logits)
     if isinstance(pi, DiagonalGaussian):
@@ -106,7 +109,7 @@ def _quadrature(pi: Distribution) -> tuple[Array, Array]:
 
 
 class _Case:
-    """Softmax policies on a table, the last action's logit 0 so that A is not singular; state weights, advantages."""
+    """Softmax policies on a table, the last action's logit 0 so that A is not singular; weights, advantages."""
 
     def __init__(self, seed: int, count: int):
         random = np.random.default_rng(seed)
@@ -152,6 +155,7 @@ def the_step_keeps_its_promises(full: bool) -> list[Measured]:
     case = _Case(16, count)
     delta = 10 ** case.random.uniform(-8, 2, count)
     damping = np.where(case.random.random(count) < 0.3, 0.0, 10 ** case.random.uniform(-6, 0, count))
+    ratio = case.random.choice([0.5, 0.8, 1.0], count)  # 1 tries the same step again, and may fail
     kind = case.random.integers(0, 10, count)
     sign = np.where(kind == 0, -1.0, 1.0)
     broken = kind <= 1  # of these one has a negative A, the other a gradient that is not finite
@@ -159,16 +163,23 @@ def the_step_keeps_its_promises(full: bool) -> list[Measured]:
     advantage = case.advantage.copy()
     advantage[kind == 1, 0, 0] = np.nan
 
-    @jax.jit
-    @jax.vmap
-    def shipped(
-        theta: Array, weight: Array, advantage: Array, delta: Array, damping: Array, sign: Array
+    def one(
+        theta: Array, weight: Array, advantage: Array, delta: Array, damping: Array, sign: Array, ratio: Array
     ) -> Move[Array]:
-        kl = lambda new: _divergence(new, theta, weight)  # noqa: E731
-        gain = lambda new: _gain(new, theta, weight, advantage)  # noqa: E731
-        return trust_region(theta, gain, kl, lambda new: sign * kl(new), delta, damping, 20, 0.8, 2)
+        return trust_region(
+            theta,
+            lambda new: _gain(new, theta, weight, advantage),
+            lambda new: _divergence(new, theta, weight),
+            lambda new: sign * _divergence(new, theta, weight),
+            delta,
+            damping,
+            20,
+            ratio,
+            4,
+        )
 
-    moved = jax.device_get(shipped(case.theta, case.weight, advantage, delta, damping, sign))
+    given = (case.theta, case.weight, advantage, delta, damping, sign, ratio)
+    moved = jax.device_get(jax.jit(jax.vmap(one))(*given))
     kl, gain = _numbers(moved.params, case.theta, case.weight, case.advantage)
     accepted = moved.fraction > 0
     # The reference rounds otherwise: 1e-12 of the scale of what is summed.
@@ -197,14 +208,13 @@ def _small_steps() -> list[Measured]:
     case = _Case(160, 50)
     small = 1e-9
 
-    @jax.jit
-    @jax.vmap
-    def shipped(theta: Array, weight: Array, advantage: Array, damping: Array) -> tuple[Array, Array, Array]:
+    def one(theta: Array, weight: Array, advantage: Array, damping: Array) -> tuple[Array, Array, Array]:
         gradient = jax.grad(_gain)(theta, theta, weight, advantage)
         product = fisher_vector_product(lambda new: _divergence(new, theta, weight), theta, damping)
         dense = jax.hessian(lambda new: _divergence(new.reshape(theta.shape), theta, weight))(theta.reshape(-1))
         return natural_step(product, gradient, small, 60).step, gradient, dense
 
+    shipped = jax.jit(jax.vmap(one))
     found = []
     for name, damping in (("undamped: KL/δ → 1", 0.0), ("damped: KL/δ → xᵀAx / xᵀ(A + λI)x", 0.1)):
         given = (case.theta, case.weight, case.advantage, np.full(50, damping))
@@ -232,19 +242,22 @@ def the_natural_step_is_invariant(full: bool) -> list[Measured]:
         gradient = jax.grad(gain)(at)
         return natural_step(fisher_vector_product(kl, at, 0.0), gradient, 0.01, 60).step, gradient
 
-    @jax.jit
-    @jax.vmap
-    def shipped(theta: Array, weight: Array, advantage: Array, matrix: Array) -> tuple[Array, Array, Array, Array]:
+    def one(theta: Array, weight: Array, advantage: Array, matrix: Array) -> tuple[Array, Array, Array, Array]:
         flat = theta.reshape(-1)
-        gain = lambda t: _gain(t.reshape(theta.shape), theta, weight, advantage)  # noqa: E731
-        kl = lambda t: _divergence(t.reshape(theta.shape), theta, weight)  # noqa: E731
+
+        def gain(t: Array) -> Array:
+            return _gain(t.reshape(theta.shape), theta, weight, advantage)
+
+        def kl(t: Array) -> Array:
+            return _divergence(t.reshape(theta.shape), theta, weight)
+
         step, gradient = natural(gain, kl, flat)
         phi = jnp.linalg.solve(matrix, flat)
         other, slope = natural(lambda p: gain(matrix @ p), lambda p: kl(matrix @ p), phi)
         return step, matrix @ other, gradient, matrix @ slope
 
     step, other, gradient, slope = (
-        np.asarray(x) for x in shipped(case.theta, case.weight, case.advantage, matrix)
+        np.asarray(x) for x in jax.jit(jax.vmap(one))(case.theta, case.weight, case.advantage, matrix)
     )
 
     def unit(x: np.ndarray) -> np.ndarray:
