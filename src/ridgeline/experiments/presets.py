@@ -90,6 +90,29 @@ PRESETS: dict[tuple[str, str], Preset] = {
             ("qsearch", QSearch(population=19)),  # 100 rows × (3 × 19 + 1) values of Q an update
         )
     },
+    ("trpo", "CartPole-v1"): Preset(
+        TRPO(
+            num_envs=8,
+            rollout_length=128,
+            gamma=0.98,
+            gae_lambda=0.95,
+            learning_rate=2e-3,
+            value_epochs=20,
+        ),
+        100_000,
+    ),
+    ("trpo", "Pendulum-v1"): Preset(
+        TRPO(
+            num_envs=4,
+            rollout_length=512,
+            gamma=0.9,
+            gae_lambda=0.95,
+            max_kl=0.02,
+            value_epochs=20,
+            normalise_rewards=True,
+        ),
+        100_000,
+    ),
     ("dqn", "CartPole-v1"): Preset(
         DQN(
             num_envs=8,
