@@ -14,6 +14,7 @@ from ridgeline.algorithms.naf import NAF
 from ridgeline.algorithms.pg import PG, VPG
 from ridgeline.algorithms.ppo import PPO
 from ridgeline.algorithms.qsearch import QSearch
+from ridgeline.algorithms.trpo import TRPO
 from ridgeline.encoders import is_image
 from ridgeline.memory import Replay
 from ridgeline.types import Algorithm, Continuous, Discrete, EnvSpec, observation_parts
@@ -89,6 +90,29 @@ PRESETS: dict[tuple[str, str], Preset] = {
             ("qsearch", QSearch(population=19)),  # 100 rows × (3 × 19 + 1) values of Q an update
         )
     },
+    ("trpo", "CartPole-v1"): Preset(
+        TRPO(
+            num_envs=8,
+            rollout_length=128,
+            gamma=0.98,
+            gae_lambda=0.95,
+            learning_rate=2e-3,
+            value_epochs=20,
+        ),
+        100_000,
+    ),
+    ("trpo", "Pendulum-v1"): Preset(
+        TRPO(
+            num_envs=4,
+            rollout_length=512,
+            gamma=0.9,
+            gae_lambda=0.95,
+            max_kl=0.02,
+            value_epochs=20,
+            normalise_rewards=True,
+        ),
+        100_000,
+    ),
     ("dqn", "CartPole-v1"): Preset(
         DQN(
             num_envs=8,
@@ -187,6 +211,24 @@ def _general_ppo(spec: EnvSpec) -> Preset:
     )
 
 
+def _general_trpo(spec: EnvSpec) -> Preset:
+    """MuJoCo's settings: rollouts of 1,024 steps, KL ≤ 0.01, λ = 0.1, V by 20 epochs; wider rollouts of images."""
+    if _has_image(spec):
+        return Preset(TRPO(num_envs=8, rollout_length=128, value_epochs=4, learning_rate=2.5e-4), 1_000_000)
+    continuous = isinstance(spec.action, Continuous)
+    return Preset(
+        TRPO(
+            num_envs=16,
+            rollout_length=64,
+            value_epochs=20,
+            batch_size=256,
+            normalise_observations=True,
+            normalise_rewards=continuous,
+        ),
+        1_000_000 if continuous else 500_000,
+    )
+
+
 def _general_dqn(spec: EnvSpec) -> Preset:
     if _has_image(spec):
         replay = Replay(capacity=100_000, batch_size=32, warmup=20_000, updates=2)
@@ -240,6 +282,7 @@ _GENERAL: dict[str, Callable[[EnvSpec], Preset]] = {
     "td3": lambda spec: _general_off_policy(TD3(), spec),
     "naf": lambda spec: _general_off_policy(NAF(), spec),
     "qsearch": lambda spec: _general_off_policy(QSearch(), spec),
+    "trpo": _general_trpo,
     "ppo": _general_ppo,
     "dqn": _general_dqn,
     "ac": _general_ac,
