@@ -3,7 +3,7 @@
 Each is (name, file, text that the file says once, what stands there instead, tests, the fault in one line).
 """
 
-from tools.mutants.mutant import Mutant, replacement
+from tools.mutants.mutant import Mutant, Stale, replacement
 
 RETURNS = "tests/test_returns.py"
 DISTRIBUTIONS = "tests/test_distributions.py"
@@ -691,4 +691,12 @@ CHOSEN = [
 
 def chosen() -> list[Mutant]:
     """All of them, ready to apply."""
-    return [replacement(*one) for one in CHOSEN]
+    made, stale = [], []
+    for one in CHOSEN:
+        try:
+            made.append(replacement(*one))
+        except Stale as error:
+            stale.append(str(error))
+    if stale:
+        raise Stale("\n".join(stale))
+    return made

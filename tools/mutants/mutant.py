@@ -36,7 +36,5 @@ def replacement(name: str, file: str, old: str, new: str, tests: str, fault: str
     """The mutant that has `new` where the file says `old`, which it must say once."""
     text, wanted = (SOURCE / "ridgeline" / file).read_bytes(), old.encode()
     if text.count(wanted) != 1:
-        raise Stale(
-            f"{name}: {file} says {text.count(wanted)} times {old!r}; bring tools/mutants/chosen.py up to date"
-        )
+        raise Stale(f"{name}: {file} says {text.count(wanted)} times {old!r}; mend tools/mutants/chosen.py")
     return Mutant(name, file, text.index(wanted), wanted, new.encode(), tests, fault)
