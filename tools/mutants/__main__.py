@@ -21,12 +21,15 @@ from tools.mutants.targets import operators
 ARGUMENTS = Path(__file__).with_name("survivors.json")
 
 
-def clean(mutants: list[Mutant]) -> None:
-    """The same tests pass on the code as it is; what it compiles is kept for the mutants."""
+def clean(mutants: list[Mutant]) -> set[str]:
+    """Which tests fail on the code as it is and so cannot judge; what the others compile is kept."""
     same = {m.tests: Mutant("the code as it is", m.file, 0, b"", b"", m.tests, "none") for m in mutants}
+    broken = set()
     for verdict in run(same.values(), workers=1, cached=False):
         if verdict.noticed_by:
-            raise RuntimeError(f"without any mutant, pytest {verdict.mutant.tests}:\n{verdict.output[-3000:]}")
+            print(f"fails without any mutant: pytest {verdict.mutant.tests}\n{verdict.output[-2000:]}", flush=True)
+            broken.add(verdict.mutant.tests)
+    return broken
 
 
 def select(every: list[Mutant], options: argparse.Namespace) -> list[Mutant]:
@@ -71,10 +74,11 @@ def main() -> int:
     names = {verdict.mutant.name for verdict in known}
     rest = [m for m in mutants if m.name not in names]
     prepare()
-    if options.sample is None:
-        clean(rest)  # a sample is drawn where the tests have just passed
+    # A sample is drawn where the tests have just passed.
+    broken = clean(rest) if options.sample is None else set()
+    rest = [m for m in rest if m.tests not in broken]
     verdicts: list[Verdict] = []
-    failed = False
+    failed = bool(broken)
     for verdict in itertools.chain(known, run(rest, options.workers)):
         verdicts.append(verdict)
         kept.keep(verdict)
@@ -86,7 +90,7 @@ def main() -> int:
         failed |= bool(verdict.noticed_by) == (name in arguments)
     seconds, noticed = time.monotonic() - begun, sum(bool(v.noticed_by) for v in verdicts)
     print(f"{noticed} of {len(verdicts)} mutants noticed, in {seconds:.0f} s")
-    if len(mutants) == len(every):
+    if len(verdicts) == len(every):
         write(ROOT / "docs", mutants, verdicts, arguments)
     return int(failed)
 
