@@ -1,5 +1,6 @@
 """A mutant: one place of a file of `src/ridgeline`, what stands there instead, and the tests that must notice."""
 
+import ast
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,9 @@ class Mutant:
         text, end = path.read_bytes(), self.start + len(self.old)
         if text[self.start : end] != self.old:
             raise Stale(f"{self.name}: {self.file} has changed since this began; begin again")
-        path.write_bytes(text[: self.start] + self.new + text[end:])
+        mutated = text[: self.start] + self.new + text[end:]
+        ast.parse(mutated)  # code that cannot be read at all would count as noticed
+        path.write_bytes(mutated)
 
 
 class Stale(Exception):
