@@ -5,6 +5,7 @@ uv run python -m tools.mutants --sample 16 --seed 3   # so many, drawn at random
 """
 
 import argparse
+import itertools
 import json
 import random
 import sys
@@ -14,35 +15,36 @@ from pathlib import Path
 from tools.mutants.chosen import chosen
 from tools.mutants.mutant import ROOT, Mutant, Stale
 from tools.mutants.page import write
-from tools.mutants.run import Verdict, prepare, run
+from tools.mutants.run import Kept, Verdict, prepare, run
 from tools.mutants.targets import operators
 
 ARGUMENTS = Path(__file__).with_name("survivors.json")
 
 
-def clean(mutants: list[Mutant]) -> None:
-    """The same tests pass on the code as it is; what it compiles is kept for the mutants."""
+def clean(mutants: list[Mutant]) -> set[str]:
+    """Which tests fail on the code as it is and so cannot judge; what the others compile is kept."""
     same = {m.tests: Mutant("the code as it is", m.file, 0, b"", b"", m.tests, "none") for m in mutants}
+    broken = set()
     for verdict in run(same.values(), workers=1, cached=False):
         if verdict.noticed_by:
-            raise RuntimeError(f"without any mutant, pytest {verdict.mutant.tests}:\n{verdict.output[-3000:]}")
+            print(f"fails without any mutant: pytest {verdict.mutant.tests}\n{verdict.output[-2000:]}", flush=True)
+            broken.add(verdict.mutant.tests)
+    return broken
 
 
-def select(options: argparse.Namespace) -> list[Mutant]:
+def select(every: list[Mutant], options: argparse.Namespace) -> list[Mutant]:
     """The mutants asked for."""
-    every = options.chosen == options.operators
-    mutants = [
-        *(chosen() if every or options.chosen else ()),
-        *(operators() if every or options.operators else ()),
+    both = options.chosen == options.operators
+    wanted = [
+        m for m in every if (both or options.operators == (m.fault == "operator")) and options.only in m.name
     ]
-    mutants = [m for m in mutants if options.only in m.name]
     if options.sample is None:
-        return mutants
-    return random.Random(options.seed).sample(mutants, min(options.sample, len(mutants)))
+        return wanted
+    return random.Random(options.seed).sample(wanted, min(options.sample, len(wanted)))
 
 
 def main() -> int:
-    """Exit code 1 where a mutant survives that nobody has argued for."""
+    """Exit code 1 where a mutant survives that nobody has argued for, 2 where the lists do not fit the code."""
     parser = argparse.ArgumentParser(prog="python -m tools.mutants", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--chosen", action="store_true", help="only the chosen ones")
     parser.add_argument("--operators", action="store_true", help="only those made from the syntax tree")
@@ -50,41 +52,47 @@ def main() -> int:
     parser.add_argument("--sample", type=int, metavar="N", help="so many, drawn at random")
     parser.add_argument("--seed", type=int, default=0, metavar="K", help="of the sample")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="how many at once")
+    parser.add_argument("--again", action="store_true", help="also those whose file and tests have not changed")
     parser.add_argument("--list", action="store_true", help="say them and stop")
     options = parser.parse_args()
+    begun, arguments = time.monotonic(), json.loads(ARGUMENTS.read_text())
     try:
-        mutants = select(options)
+        every = [*chosen(), *operators()]
     except Stale as error:
         print(error)
         return 2
+    gone = sorted(arguments.keys() - {m.name for m in every})
+    if gone:
+        print("argued for, but no mutant any more:", *gone, sep="\n")
+        return 2
+    mutants = select(every, options)
     if options.list:
         print(*(m.name for m in mutants), sep="\n")
         return 0
-    begun, arguments = time.monotonic(), json.loads(ARGUMENTS.read_text())
+    kept = Kept(options.again)
+    known = [verdict for verdict in map(kept.verdict, mutants) if verdict]
+    names = {verdict.mutant.name for verdict in known}
+    rest = [m for m in mutants if m.name not in names]
     prepare()
-    if options.sample is None:
-        clean(mutants)  # a sample is drawn where the tests have just passed
+    # A sample is drawn where the tests have just passed.
+    broken = clean(rest) if options.sample is None else set()
+    rest = [m for m in rest if m.tests not in broken]
     verdicts: list[Verdict] = []
-    for verdict in run(mutants, options.workers):
+    failed = bool(broken)
+    for verdict in itertools.chain(known, run(rest, options.workers)):
         verdicts.append(verdict)
+        kept.keep(verdict)
+        name = verdict.mutant.name
         if not verdict.noticed_by:
-            argument = arguments.get(verdict.mutant.name)
-            print(f"survives: {verdict.mutant.name}\n  {argument or 'WITHOUT AN ARGUMENT'}", flush=True)
-    unargued = [v for v in verdicts if not v.noticed_by and v.mutant.name not in arguments]
-    noticed = {v.mutant.name for v in verdicts if v.noticed_by}
-    whole = options.sample is None and not options.only and options.chosen == options.operators
-    idle = sorted(
-        name for name in arguments if name in noticed or (whole and name not in {m.name for m in mutants})
-    )
-    for name in idle:
-        print(f"argued for in {ARGUMENTS.name}, but noticed or gone: {name}")
-    seconds = time.monotonic() - begun
-    print(
-        f"{len(noticed)} of {len(verdicts)} mutants noticed, {len(unargued)} survive unargued, in {seconds:.0f} s"
-    )
-    if whole:
-        write(ROOT / "docs", mutants, verdicts, arguments, seconds)
-    return 1 if unargued or idle else 0
+            print(f"survives: {name}\n  {arguments.get(name, 'WITHOUT AN ARGUMENT')}", flush=True)
+        elif name in arguments:
+            print(f"noticed, although {ARGUMENTS.name} argues that it survives: {name}", flush=True)
+        failed |= bool(verdict.noticed_by) == (name in arguments)
+    seconds, noticed = time.monotonic() - begun, sum(bool(v.noticed_by) for v in verdicts)
+    print(f"{noticed} of {len(verdicts)} mutants noticed, in {seconds:.0f} s")
+    if len(verdicts) == len(every):
+        write(ROOT / "docs", mutants, verdicts, arguments)
+    return int(failed)
 
 
 if __name__ == "__main__":

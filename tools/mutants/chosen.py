@@ -3,7 +3,7 @@
 Each is (name, file, text that the file says once, what stands there instead, tests, the fault in one line).
 """
 
-from tools.mutants.mutant import Mutant, replacement
+from tools.mutants.mutant import Mutant, Stale, replacement
 
 RETURNS = "tests/test_returns.py"
 DISTRIBUTIONS = "tests/test_distributions.py"
@@ -686,9 +686,74 @@ CHOSEN = [
         "tests/algorithms/test_pg.py",
         "old trajectories count as if the new policy had made them",
     ),
+    # ddpg.py, exploration.py
+    (
+        "targets from the online critics",
+        "algorithms/ddpg.py",
+        "least(learner.static_critics, x.next_obs, action)",
+        "least(learner.critic.critics, x.next_obs, action)",
+        "tests/algorithms/test_ddpg.py -k 'targets or td3_moves'",
+        "online and static network exchanged",
+    ),
+    (
+        "the policy descends Q",
+        "algorithms/ddpg.py",
+        "return -jnp.mean(batch.weight * gain)",
+        "return jnp.mean(batch.weight * gain)",
+        "tests/algorithms/test_ddpg.py -k policy_moves",
+        "the sign of the policy gradient",
+    ),
+    (
+        "noise of the target not clipped",
+        "algorithms/ddpg.py",
+        "jnp.clip(noise * jax.random.normal(key, action.shape), -limit, limit)",
+        "noise * jax.random.normal(key, action.shape)",
+        "tests/algorithms/test_ddpg.py -k smoothing",
+        "TD3's smoothing reaches far actions",
+    ),
+    (
+        "the delayed policy every time but one",
+        "algorithms/ddpg.py",
+        "due = updates % self.policy_delay == 0",
+        "due = updates % self.policy_delay != 0",
+        "tests/algorithms/test_ddpg.py -k td3_moves",
+        "a period taken the wrong way",
+    ),
+    (
+        "one key for every row's noise",
+        "algorithms/ddpg.py",
+        "keys = jax.random.split(key, batch.reward.shape[0])",
+        "keys = jnp.broadcast_to(key, batch.reward.shape)",
+        "tests/algorithms/test_ddpg.py -k 'smoothing or targets'",
+        "a key reused: all targets of a batch move together",
+    ),
+    (
+        "random actions after the warm-up",
+        "algorithms/ddpg.py",
+        "early = steps.taken < self.replay.warmup",
+        "early = steps.taken >= self.replay.warmup",
+        "tests/algorithms/test_ddpg.py -k uniform_until",
+        "a comparison turned round",
+    ),
+    (
+        "noise that runs away",
+        "exploration.py",
+        "return x - _REVERSION * x + scale",
+        "return x + _REVERSION * x + scale",
+        "tests/algorithms/test_ddpg.py -k ornstein",
+        "the Ornstein–Uhlenbeck process drifts from 0",
+    ),
 ]
 
 
 def chosen() -> list[Mutant]:
     """All of them, ready to apply."""
-    return [replacement(*one) for one in CHOSEN]
+    made, stale = [], []
+    for one in CHOSEN:
+        try:
+            made.append(replacement(*one))
+        except Stale as error:
+            stale.append(str(error))
+    if stale:
+        raise Stale("\n".join(stale))
+    return made

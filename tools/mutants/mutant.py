@@ -1,5 +1,6 @@
 """A mutant: one place of a file of `src/ridgeline`, what stands there instead, and the tests that must notice."""
 
+import ast
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,9 @@ class Mutant:
         text, end = path.read_bytes(), self.start + len(self.old)
         if text[self.start : end] != self.old:
             raise Stale(f"{self.name}: {self.file} has changed since this began; begin again")
-        path.write_bytes(text[: self.start] + self.new + text[end:])
+        mutated = text[: self.start] + self.new + text[end:]
+        ast.parse(mutated)  # code that cannot be read at all would count as noticed
+        path.write_bytes(mutated)
 
 
 class Stale(Exception):
@@ -36,7 +39,5 @@ def replacement(name: str, file: str, old: str, new: str, tests: str, fault: str
     """The mutant that has `new` where the file says `old`, which it must say once."""
     text, wanted = (SOURCE / "ridgeline" / file).read_bytes(), old.encode()
     if text.count(wanted) != 1:
-        raise Stale(
-            f"{name}: {file} says {text.count(wanted)} times {old!r}; bring tools/mutants/chosen.py up to date"
-        )
+        raise Stale(f"{name}: {file} says {text.count(wanted)} times {old!r}; mend tools/mutants/chosen.py")
     return Mutant(name, file, text.index(wanted), wanted, new.encode(), tests, fault)

@@ -23,9 +23,7 @@ def _code(text: str) -> str:
     return "`` " + text.replace("|", "\\|") + " ``"
 
 
-def write(
-    docs: Path, mutants: list[Mutant], verdicts: list[Verdict], arguments: dict[str, str], seconds: float
-) -> None:
+def write(docs: Path, mutants: list[Mutant], verdicts: list[Verdict], arguments: dict[str, str]) -> None:
     """docs/mutants.json and docs/mutants.md."""
     by_name = {v.mutant.name: v for v in verdicts}
     rows = [
@@ -41,7 +39,8 @@ def write(
     (docs / "mutants.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
     lines = [HEAD]
     lines += [
-        f"{len(rows)} mutants, {sum(bool(r['noticed_by']) for r in rows)} noticed, in {seconds / 60:.0f} minutes."
+        f"{len(rows)} mutants, {sum(bool(r['noticed_by']) for r in rows)} noticed; "
+        f"{sum(v.seconds for v in verdicts) / len(verdicts):.1f} s each, two at once."
     ]
     lines += ["", "## Chosen", "", "| mutant | file | the fault | noticed by |", "|---|---|---|---|"]
     for m in mutants:

@@ -1,6 +1,8 @@
 """Tests run against mutants: a fork of this process for each, where JAX is imported but computed nothing."""
 
+import hashlib
 import importlib
+import json
 import os
 import resource
 import shlex
@@ -43,6 +45,33 @@ def prepare() -> None:
         "mutants", derandomize=True, database=None, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate]
     )
     hypothesis.settings.load_profile("mutants")
+
+
+class Kept:
+    """Verdicts of earlier runs, each good while the mutated file and the files of tests stay as they are."""
+
+    def __init__(self, again: bool) -> None:
+        self.path = CACHE / "verdicts.json"
+        self.found = json.loads(self.path.read_text()) if self.path.exists() and not again else {}
+
+    @staticmethod
+    def key(mutant: Mutant) -> str:
+        """What a verdict depends on, in short."""
+        files = [ROOT / word for word in shlex.split(mutant.tests) if word.endswith(".py")]
+        parts = [(SOURCE / "ridgeline" / mutant.file).read_bytes(), *(file.read_bytes() for file in files)]
+        parts += [mutant.tests.encode(), str(mutant.start).encode(), mutant.old, mutant.new]
+        return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+    def verdict(self, mutant: Mutant) -> "Verdict | None":
+        """The verdict on a mutant, where there is one."""
+        found = self.found.get(self.key(mutant))
+        return None if found is None else Verdict(mutant, *found, "")
+
+    def keep(self, verdict: "Verdict") -> None:
+        """Keep a verdict for the next run."""
+        self.found[self.key(verdict.mutant)] = [verdict.noticed_by, verdict.seconds]
+        self.path.parent.mkdir(exist_ok=True)
+        self.path.write_text(json.dumps(self.found))
 
 
 class First:
