@@ -2,9 +2,9 @@
 
     uv run python benchmarks/pg_memory.py
 
-Settings, fixed before the first run: the plain record (10 trajectories an iteration, Adam 1e-3, γ = 1), and the same
-with a memory of 40 trajectories, for each weighting; 20 seeds (200 to 219), 200,000 steps. A seed has reached 475 at
-the first log point whose training episodes average as much; one that never does counts as 200,000.
+Settings, fixed before the first run: the plain record (10 trajectories an iteration, Adam 1e-3, γ = 1), and the
+same with a memory of 40 trajectories, for each weighting; 20 seeds (200 to 219), 200,000 steps. A seed has reached
+475 at the first log point whose training episodes average as much; one that never does counts as 200,000.
 """
 
 import json
