@@ -5,7 +5,25 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("ridgeline", "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="also what is marked slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what is slow unless asked for; keep on one worker what shares compilations."""
+    skip = pytest.mark.skip(reason="slow: run with --full")
+    for item in items:
+        if item.get_closest_marker("slow") and not config.getoption("--full"):
+            item.add_marker(skip)
+        given = getattr(item, "callspec", None)
+        about = given and next(
+            (str(given.params[key]) for key in ("name", "warm", "found") if key in given.params), ""
+        )
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {about or ''}"))

@@ -10,12 +10,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jaxtyping import Array, Float, Int
 
 from ridgeline.algorithms import REGISTRY
+from ridgeline.environments.classic import CartPole, Pendulum
 from ridgeline.environments.stepped import Stepped, SteppedFactory
 from ridgeline.memory import Replay
-from ridgeline.theory.probes import shrunk
+from ridgeline.theory.probes import kinds, quick, shrunk
 from ridgeline.training.compiled import begin_carry, key_for
 from ridgeline.training.evaluation import episode_seeds
 from ridgeline.types import (
@@ -35,6 +37,18 @@ from ridgeline.types import (
 )
 
 ALGORITHMS = sorted(REGISTRY)
+# Those that stand for all where a check is long and not about one algorithm.
+SAMPLE = ("ddpg", "dqn", "pg", "ppo")
+
+
+def sampled(names: list[str]) -> list[Any]:
+    """The names as parameters; those not of the sample run with --full only."""
+    return [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+def classic(name: str) -> Any:
+    """CartPole, or Pendulum for an algorithm that takes no discrete actions."""
+    return CartPole() if False in kinds(quick(name)) else Pendulum()
 
 
 TINY = {

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from miniatures import ALGORITHMS, TEN, assert_same, index, numpy_leaves
+from miniatures import ALGORITHMS, SAMPLE, TEN, assert_same, classic, index, numpy_leaves, sampled
 
 from ridgeline.environments.classic import CartPole
 from ridgeline.theory.probes import quick
@@ -21,7 +21,7 @@ ITERATIONS = 10
 
 
 def run(name: str, seeds: tuple[int, ...], chunks: tuple[int, ...], total: float = TOTAL, **changes: Any) -> Lane:
-    runner = Compiled(quick(name, **changes), CartPole(), seeds)
+    runner = Compiled(quick(name, **changes), classic(name), seeds)
     first = 0
     for count in chunks:
         runner.run(first, count, total)
@@ -52,7 +52,7 @@ ANNEALED = ({}, {"learning_rate_anneal": 0.5})
 SCHEDULES = dict.fromkeys(ALGORITHMS, ANNEALED) | {"dqn": ({"epsilon_end": 1.0}, {"epsilon_end": 0.0})}
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", sampled(ALGORITHMS))
 def test_the_total_matters_to_schedules_alone(name: str) -> None:
     for changes, same in zip(SCHEDULES[name], (True, False), strict=True):
         short, long = (
@@ -87,12 +87,11 @@ import sys
 import jax
 jax.config.update("jax_num_cpu_devices", 2)
 import numpy as np
-from miniatures import ALGORITHMS, numpy_leaves, quick
-from ridgeline.environments.classic import CartPole
+from miniatures import classic, numpy_leaves, quick
 from ridgeline.training.runner import Compiled
 
-for name in ALGORITHMS:
-    runner = Compiled(quick(name), CartPole(), (5, 6, 7))
+for name in {SAMPLE}:
+    runner = Compiled(quick(name), classic(name), (5, 6, 7))
     assert runner.mesh.size == 2
     summary = runner.run(0, {ITERATIONS}, {TOTAL})
     assert summary.episodes.shape == (3,)
@@ -112,7 +111,7 @@ def shared_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("seed", "lane"), [(5, 0), (7, 2)])
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", SAMPLE)
 def test_a_seed_on_one_of_two_devices_is_the_seed_alone(name: str, seed: int, lane: int, shared_out: Path) -> None:
     expected = numpy_leaves(alone(name, seed))
     with np.load(shared_out / f"{name}.npz") as lanes:

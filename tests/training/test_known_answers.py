@@ -12,15 +12,23 @@ from ridgeline.training.runner import Compiled
 
 KINDS = [(name, continuous) for name in ALGORITHMS for continuous in kinds(quick(name))]
 VALUED = [(name, kinds(quick(name))[0]) for name in ALGORITHMS if name in VALUES]
-both_runners = pytest.mark.parametrize("hosted", [False, True], ids=["compiled", "hosted"])
+both_runners = pytest.mark.parametrize(
+    "hosted", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["compiled", "hosted"]
+)
 
 
 def test_every_algorithm_but_pg_holds_a_value() -> None:
     assert set(ALGORITHMS) - set(VALUES) == {"pg"}
 
 
-@both_runners
-@pytest.mark.parametrize("probe", range(PROBE_COUNT))
+# On hosts the hardest probe alone, unless all are asked for.
+RUNS = [(False, probe) for probe in range(PROBE_COUNT)] + [
+    pytest.param(True, probe, marks=[] if probe == PROBE_COUNT - 1 else pytest.mark.slow)
+    for probe in range(PROBE_COUNT)
+]
+
+
+@pytest.mark.parametrize(("hosted", "probe"), RUNS)
 @pytest.mark.parametrize(("name", "continuous"), KINDS)
 def test_learns_the_known_answers(name: str, continuous: bool, probe: int, hosted: bool) -> None:
     algorithm, env = quick(name), Probe(probe, continuous)

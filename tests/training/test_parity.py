@@ -2,11 +2,11 @@
 
 import jax
 import pytest
-from miniatures import ALGORITHMS, SEEDS, TEN, TwinFactory, assert_same
+from miniatures import ALGORITHMS, SAMPLE, SEEDS, TEN, TwinFactory, assert_same
 
 from ridgeline.environments.classic import CartPole, Pendulum
 from ridgeline.environments.probes import Probe
-from ridgeline.theory.probes import quick
+from ridgeline.theory.probes import kinds, quick
 from ridgeline.training.hosted import Hosted
 from ridgeline.training.runner import Compiled
 
@@ -23,8 +23,13 @@ def run_both(algorithm, env, seeds: tuple[int, ...]):
     return (compiled.lanes.state, seen, summaries[0]), (hosted.states, there, summaries[1])
 
 
-@pytest.mark.parametrize(("env", "seeds"), [(Probe(4), SEEDS), (CartPole(), TEN)], ids=["probe", "cartpole"])
-@pytest.mark.parametrize("name", ALGORITHMS)
+DISCRETE = [name for name in ALGORITHMS if False in kinds(quick(name))]
+CASES = [(name, Probe(4, False not in kinds(quick(name))), SEEDS) for name in ALGORITHMS] + [
+    pytest.param(name, CartPole(), TEN, marks=[] if name in SAMPLE else pytest.mark.slow) for name in DISCRETE
+]
+
+
+@pytest.mark.parametrize(("name", "env", "seeds"), CASES, ids=lambda x: x if isinstance(x, str) else "")
 def test_bit_for_bit(name: str, env, seeds: tuple[int, ...]) -> None:
     algorithm = quick(name)
     (state, obs, summary), (hosted_state, hosted_obs, hosted_summary) = run_both(algorithm, env, seeds)

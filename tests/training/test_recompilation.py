@@ -8,22 +8,25 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
-from miniatures import ALGORITHMS, SEEDS, compilations
+from miniatures import ALGORITHMS, SAMPLE, SEEDS, compilations, sampled
 
 from ridgeline.algorithms import REGISTRY
 from ridgeline.environments.probes import Probe
 from ridgeline.environments.stepped import SteppedFactory
-from ridgeline.theory.probes import quick
+from ridgeline.theory.probes import kinds, quick
 from ridgeline.training import hosted
 from ridgeline.training.hosted import Hosted
 from ridgeline.training.loop import Plan, iterate
 from ridgeline.training.runner import make_runner
-from ridgeline.types import Step
+from ridgeline.types import EnvSpec, Step
+
+CONTINUOUS = tuple(REGISTRY[name] for name in ALGORITHMS if kinds(quick(name)) == [True])
 
 
 def run(algorithm: Any, seeds: tuple[int, ...] = SEEDS, steps: int = 100, host: bool = False, **plan: int) -> None:
     """A whole run, as `experiments.run` drives it."""
-    env = SteppedFactory(Probe(4)) if host else Probe(4)
+    probe = Probe(4, isinstance(algorithm, CONTINUOUS))
+    env = SteppedFactory(probe) if host else probe
     plan = {"evaluations": 2, "evaluation_episodes": 4} | plan
     runner = make_runner(algorithm, env, seeds)
     runner.compile(plan["evaluation_episodes"])
@@ -32,7 +35,13 @@ def run(algorithm: Any, seeds: tuple[int, ...] = SEEDS, steps: int = 100, host: 
     runner.close()
 
 
-@pytest.fixture(scope="module", params=[(n, h) for n in ALGORITHMS for h in (False, True)], ids=str)
+# On hosts a sample of the algorithms, unless all are asked for.
+WARM = [(n, False) for n in ALGORITHMS] + [
+    pytest.param((n, True), marks=[] if n in SAMPLE else pytest.mark.slow) for n in ALGORITHMS
+]
+
+
+@pytest.fixture(scope="module", params=WARM, ids=str)
 def warm(request) -> tuple[str, bool]:
     """An algorithm and a kind of runner that have compiled what they need."""
     name, host = request.param
@@ -105,10 +114,8 @@ def test_how_a_run_is_run_recompiles_nothing(warm: tuple[str, bool], change: str
 class NumpyCounter:
     """Counts to three in NumPy: whatever reaches JAX while it is stepped comes from the runner."""
 
-    spec = Probe(4).spec
-
-    def __init__(self, num_envs: int):
-        self.num_envs = num_envs
+    def __init__(self, num_envs: int, spec: EnvSpec):
+        self.num_envs, self.spec = num_envs, spec
         self.taken = np.zeros((num_envs, 1), np.float32)
 
     def reset(self, seeds: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -125,8 +132,13 @@ class NumpyCounter:
 
 
 class NumpyFactory:
-    spec, backend, reseeds = NumpyCounter.spec, "numpy", True
-    build = NumpyCounter
+    backend, reseeds = "numpy", True
+
+    def __init__(self, continuous: bool):
+        self.spec = Probe(4, continuous).spec
+
+    def build(self, num_envs: int) -> NumpyCounter:
+        return NumpyCounter(num_envs, self.spec)
 
 
 class Calls:
@@ -163,10 +175,10 @@ def test_op_by_op_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert count["op by op"] == 1
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", sampled(ALGORITHMS))
 def test_a_hosted_step_is_one_dispatch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     algorithm = quick(name)
-    runner = Hosted(algorithm, NumpyFactory(), SEEDS)
+    runner = Hosted(algorithm, NumpyFactory(isinstance(algorithm, CONTINUOUS)), SEEDS)
     runner.run(0, 1, 1_000.0)
     with Calls(monkeypatch, hosted, ("act", "learn")) as count:
         runner.run(1, 5, 1_000.0)

@@ -23,7 +23,7 @@ SEEN = {0: (0.0,), 1: (-1.0, 1.0), 2: (0.0, 1.0), 3: (0.0,), 4: (-1.0, 1.0)}
 CHOOSING = (3, 4)  # the probes where the action matters
 
 # Learns any probe within `LEARNED` iterations; whatever uses it shares its compilations.
-LEARNED = 100
+LEARNED = 200
 QUICK = {
     "num_envs": 8,
     "rollout_length": 4,
