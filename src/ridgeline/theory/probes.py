@@ -153,4 +153,7 @@ def misses(algorithm: Algorithm[Any, Any], env: Probe, states: PyTree[Array]) ->
         found["value"].append(values[:, at] - true)
         found["action"].append(actions[:, at] - np.asarray(env.optimal_action(obs)))
     wanted = ["value"] * (registered(algorithm) in VALUES) + ["action"] * (index in CHOOSING)
-    return {name: np.max([np.abs(x).reshape(len(x), -1).max(1) for x in found[name]], 0) for name in wanted}
+    return {
+        name: np.max([np.abs(x).reshape(len(x), -1).max(1).astype(float) for x in found[name]], 0)
+        for name in wanted
+    }
