@@ -1,11 +1,14 @@
 """What the records of all algorithms that train networks by gradient steps have in common."""
 
+from abc import abstractmethod
+
 import equinox as eqx
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ridgeline.encoders import Activation, Architecture, EncoderBuilder
+from ridgeline.memory import Batch, Experience, Replay
 from ridgeline.optimisation import OptimiserName, descend
-from ridgeline.types import Algorithm, Steps, real, static
+from ridgeline.types import Algorithm, Metrics, Rollout, Steps, real, static
 
 
 class NetworkAlgorithm[State, Policy](Algorithm[State, Policy]):
@@ -38,3 +41,21 @@ class NetworkAlgorithm[State, Policy](Algorithm[State, Policy]):
     ) -> tuple[Params, PyTree[Array], Float[Array, ""]]:
         """One step against the gradient with this record's optimiser and clip; also the gradient's norm."""
         return descend(self.optimiser, params, gradient, moments, rate, self.max_grad_norm)
+
+
+class ReplayAlgorithm[Learner, Policy](NetworkAlgorithm[Experience[Learner], Policy]):
+    """What stores every rollout in a memory and learns from minibatches of it: `learn` is one gradient step."""
+
+    replay: Replay = eqx.field(default_factory=Replay)
+
+    @abstractmethod
+    def learn(
+        self, key: PRNGKeyArray, learner: Learner, batch: Batch, steps: Steps
+    ) -> tuple[Learner, Metrics, Float[Array, "B"]]:
+        """The learner after one minibatch, metrics, and each row's TD error."""
+
+    def update(
+        self, key: PRNGKeyArray, state: Experience[Learner], rollout: Rollout, steps: Steps
+    ) -> tuple[Experience[Learner], Metrics]:
+        """Store the rollout, then learn from minibatches of the memory."""
+        return self.replay.study(key, state, rollout, steps, self.gamma, self.learn)

@@ -36,7 +36,7 @@ from ridgeline.errors import UsageError
 from ridgeline.memory import Batch, Experience, Replay
 from ridgeline.networks import Actor, Policy, StochasticPolicy, allowed_actions
 from ridgeline.optimisation import optimiser_state, polyak
-from ridgeline.records import NetworkAlgorithm
+from ridgeline.records import ReplayAlgorithm
 from ridgeline.types import (
     Action,
     ActionSpec,
@@ -47,7 +47,6 @@ from ridgeline.types import (
     Metrics,
     MultiDiscrete,
     Obs,
-    Rollout,
     Steps,
     real,
     size,
@@ -115,7 +114,7 @@ def entropy_target(
     return share * sum((jax.nn.logsumexp(part) for part in jnp.split(logits, cuts)), start=jnp.zeros(()))
 
 
-class AC(NetworkAlgorithm[State, Policy[Actor]]):
+class AC(ReplayAlgorithm[Learner, Policy[Actor]]):
     """Off-policy actor–critic. A record of hyper-parameters; its methods are pure."""
 
     num_envs: int = size(4)  # environments side by side, for each seed
@@ -175,10 +174,6 @@ class AC(NetworkAlgorithm[State, Policy[Actor]]):
     def greedy(self, key: PRNGKeyArray, policy: Policy[Actor], carry: Carry, obs: Obs) -> tuple[Action, Carry]:
         """The mode of π_θ(·|s)."""
         return policy.network.distribution(policy.read(obs)).mode(), carry
-
-    def update(self, key: PRNGKeyArray, state: State, rollout: Rollout, steps: Steps) -> tuple[State, Metrics]:
-        """Store the rollout, then learn from minibatches of the memory."""
-        return self.replay.study(key, state, rollout, steps, self.gamma, self.learn)
 
     def learn(
         self, key: PRNGKeyArray, learner: Learner, batch: Batch, steps: Steps

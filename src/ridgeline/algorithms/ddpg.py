@@ -31,8 +31,8 @@ from ridgeline.exploration import Noise, begin_noise, explore, into_bounds, unif
 from ridgeline.memory import Batch, Experience, Replay
 from ridgeline.networks import DeterministicActor, Policy
 from ridgeline.optimisation import optimiser_state, polyak
-from ridgeline.records import NetworkAlgorithm
-from ridgeline.types import Carry, Continuous, EnvSpec, Metrics, Obs, Rollout, Steps, real, size, static
+from ridgeline.records import ReplayAlgorithm
+from ridgeline.types import Carry, Continuous, EnvSpec, Metrics, Obs, Steps, real, size, static
 
 type Actor = DeterministicActor
 
@@ -67,7 +67,7 @@ def smoothed(
     return into_bounds(action + jnp.clip(noise * jax.random.normal(key, action.shape), -limit, limit), bounded)
 
 
-class DDPG(NetworkAlgorithm[State, Policy[DeterministicActor]]):
+class DDPG(ReplayAlgorithm[Learner, Policy[DeterministicActor]]):
     """Deep deterministic policy gradient. A record of hyper-parameters; its methods are pure."""
 
     num_envs: int = size(1)  # environments side by side, for each seed
@@ -126,10 +126,6 @@ class DDPG(NetworkAlgorithm[State, Policy[DeterministicActor]]):
     ) -> tuple[Float[Array, "d"], Carry]:
         """μ_θ(s)."""
         return policy.network(policy.read(obs)), carry
-
-    def update(self, key: PRNGKeyArray, state: State, rollout: Rollout, steps: Steps) -> tuple[State, Metrics]:
-        """Store the rollout, then learn from minibatches of the memory."""
-        return self.replay.study(key, state, rollout, steps, self.gamma, self.learn)
 
     def learn(
         self, key: PRNGKeyArray, learner: Learner, batch: Batch, steps: Steps

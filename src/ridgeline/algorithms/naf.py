@@ -20,8 +20,8 @@ from ridgeline.exploration import Noise, begin_noise, explore, uniform_action
 from ridgeline.memory import Batch, Experience, Replay
 from ridgeline.networks import Policy, squash
 from ridgeline.optimisation import polyak
-from ridgeline.records import NetworkAlgorithm
-from ridgeline.types import Carry, Continuous, EnvSpec, Metrics, Obs, Rollout, Steps, real, size, static
+from ridgeline.records import ReplayAlgorithm
+from ridgeline.types import Carry, Continuous, EnvSpec, Metrics, Obs, Steps, real, size, static
 
 
 def quadratic_advantage(
@@ -90,7 +90,7 @@ class Learner(eqx.Module):
 type State = Experience[Learner]
 
 
-class NAF(NetworkAlgorithm[State, Policy[NormalisedAdvantage]]):
+class NAF(ReplayAlgorithm[Learner, Policy[NormalisedAdvantage]]):
     """Normalised advantage functions. A record of hyper-parameters; its methods are pure."""
 
     num_envs: int = size(1)  # environments side by side, for each seed
@@ -135,10 +135,6 @@ class NAF(NetworkAlgorithm[State, Policy[NormalisedAdvantage]]):
     ) -> tuple[Float[Array, "d"], Carry]:
         """argmaxₐ Q(s, a) = μ(s)."""
         return policy.network.best_action(policy.read(obs)), carry
-
-    def update(self, key: PRNGKeyArray, state: State, rollout: Rollout, steps: Steps) -> tuple[State, Metrics]:
-        """Store the rollout, then learn from minibatches of the memory."""
-        return self.replay.study(key, state, rollout, steps, self.gamma, self.learn)
 
     def learn(
         self, key: PRNGKeyArray, learner: Learner, batch: Batch, steps: Steps

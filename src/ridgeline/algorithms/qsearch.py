@@ -21,8 +21,8 @@ from ridgeline.maximisers import CEM, CMAES, Best, Maximiser, Sampling
 from ridgeline.memory import Batch, Experience, Replay
 from ridgeline.networks import Policy
 from ridgeline.optimisation import polyak
-from ridgeline.records import NetworkAlgorithm
-from ridgeline.types import Carry, Continuous, EnvSpec, Metrics, Obs, Rollout, Steps, real, size, static
+from ridgeline.records import ReplayAlgorithm
+from ridgeline.types import Carry, Continuous, EnvSpec, Metrics, Obs, Steps, real, size, static
 
 
 class Critics(eqx.Module):
@@ -42,7 +42,7 @@ class Learner(eqx.Module):
 type State = Experience[Learner]
 
 
-class QSearch(NetworkAlgorithm[State, Policy[Critics]]):
+class QSearch(ReplayAlgorithm[Learner, Policy[Critics]]):
     """Q-learning by search over continuous actions. A record of hyper-parameters; its methods are pure."""
 
     num_envs: int = size(1)  # environments side by side, for each seed
@@ -109,10 +109,6 @@ class QSearch(NetworkAlgorithm[State, Policy[Critics]]):
     ) -> tuple[Float[Array, "d"], Carry]:
         """argmaxₐ Q(s, a)."""
         return self.best(key, policy.network, policy.read(obs)).action, carry
-
-    def update(self, key: PRNGKeyArray, state: State, rollout: Rollout, steps: Steps) -> tuple[State, Metrics]:
-        """Store the rollout, then learn from minibatches of the memory."""
-        return self.replay.study(key, state, rollout, steps, self.gamma, self.learn)
 
     def learn(
         self, key: PRNGKeyArray, learner: Learner, batch: Batch, steps: Steps

@@ -23,7 +23,7 @@ SEEN = {0: (0.0,), 1: (-1.0, 1.0), 2: (0.0, 1.0), 3: (0.0,), 4: (-1.0, 1.0)}
 CHOOSING = (3, 4)  # the probes where the action matters
 
 # Learns any probe within `LEARNED` iterations; whatever uses it shares its compilations.
-LEARNED = 200
+LEARNED = 100
 QUICK = {
     "num_envs": 8,
     "rollout_length": 4,
@@ -153,7 +153,8 @@ def misses(algorithm: Algorithm[Any, Any], env: Probe, states: PyTree[Array]) ->
         found["value"].append(values[:, at] - true)
         found["action"].append(actions[:, at] - np.asarray(env.optimal_action(obs)))
     wanted = ["value"] * (registered(algorithm) in VALUES) + ["action"] * (index in CHOOSING)
-    return {
-        name: np.max([np.abs(x).reshape(len(x), -1).max(1).astype(float) for x in found[name]], 0)
-        for name in wanted
-    }
+
+    def worst(name: str) -> Float[np.ndarray, "S"]:
+        return np.max([np.abs(x * 1.0).reshape(len(x), -1).max(1) for x in found[name]], 0)
+
+    return {name: worst(name) for name in wanted}
