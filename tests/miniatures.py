@@ -38,7 +38,7 @@ from ridgeline.types import (
 
 ALGORITHMS = sorted(REGISTRY)
 # Those that stand for all where a check is long and not about one algorithm.
-SAMPLE = ("ddpg", "dqn", "pg", "ppo")
+SAMPLE = ("dqn", "pg", "ppo")
 
 
 def sampled(names: list[str]) -> list[Any]:

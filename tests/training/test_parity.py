@@ -24,9 +24,12 @@ def run_both(algorithm, env, seeds: tuple[int, ...]):
 
 
 DISCRETE = [name for name in ALGORITHMS if False in kinds(quick(name))]
-CASES = [(name, Probe(4, False not in kinds(quick(name))), SEEDS) for name in ALGORITHMS] + [
-    pytest.param(name, CartPole(), TEN, marks=[] if name in SAMPLE else pytest.mark.slow) for name in DISCRETE
-]
+CASES = [
+    pytest.param(
+        name, Probe(4, False not in kinds(quick(name))), SEEDS, marks=[] if name in SAMPLE else pytest.mark.slow
+    )
+    for name in ALGORITHMS
+] + [pytest.param(name, CartPole(), TEN, marks=[] if name in SAMPLE else pytest.mark.slow) for name in DISCRETE]
 
 
 @pytest.mark.parametrize(("name", "env", "seeds"), CASES, ids=lambda x: x if isinstance(x, str) else "")

@@ -35,9 +35,11 @@ def run(algorithm: Any, seeds: tuple[int, ...] = SEEDS, steps: int = 100, host: 
     runner.close()
 
 
-# On hosts a sample of the algorithms, unless all are asked for.
-WARM = [(n, False) for n in ALGORITHMS] + [
-    pytest.param((n, True), marks=[] if n in SAMPLE else pytest.mark.slow) for n in ALGORITHMS
+# A sample of the algorithms, unless all are asked for.
+WARM = [
+    pytest.param((n, host), marks=[] if n in SAMPLE else pytest.mark.slow)
+    for n in ALGORITHMS
+    for host in (False, True)
 ]
 
 
