@@ -23,6 +23,10 @@ def run_both(algorithm, env, seeds: tuple[int, ...]):
     return (compiled.lanes.state, seen, summaries[0]), (hosted.states, there, summaries[1])
 
 
+def probe_for(name: str) -> Probe:
+    return Probe(4, False not in kinds(quick(name)))
+
+
 DISCRETE = [name for name in ALGORITHMS if False in kinds(quick(name))]
 CASES = [
     pytest.param(
