@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from ridgeline.errors import UsageError
 from ridgeline.memory import Batch, Memory, Replay, divergence
 from ridgeline.normalisation import ObservationNormaliser
-from ridgeline.theory.ring import NUMBERS, Stream, filled
+from ridgeline.theory.ring import NUMBERS, SlowMemory, Stream, filled
 from ridgeline.types import ArraySpec, Discrete, EnvSpec, Rollout, Steps
 
 GAMMA = 0.9
@@ -208,7 +208,7 @@ def test_observations_alone_are_read_through_a_function():
 
 
 class Prioritised:
-    """The reference beside `Slow`: the mass of every cell by (row, column), and the largest so far."""
+    """The reference beside `SlowMemory`: the mass of every cell by (row, column), and the largest so far."""
 
     def __init__(self) -> None:
         self.mass: dict[tuple[int, int], float] = {}
@@ -224,10 +224,10 @@ class Prioritised:
         self.largest = max(self.largest, float(mass.max()))
 
 
-def prioritised_memory(rows: int, num_envs: int, rollouts: int) -> tuple[Memory, Slow, Prioritised]:
+def prioritised_memory(rows: int, num_envs: int, rollouts: int) -> tuple[Memory, SlowMemory, Prioritised]:
     """A ring that rollouts of no divisor's length go through, some masses changed after each of them."""
     random, length = np.random.default_rng(rows), next((t for t in (4, 3, 2) if t < rows and rows % t), rows)
-    memory, slow, stream = Memory.create(SPEC, rows, num_envs, True), Slow(rows, num_envs), Stream()
+    memory, slow, stream = Memory.create(SPEC, rows, num_envs, True), SlowMemory(rows, num_envs), Stream()
     reference = Prioritised()
     for _ in range(rollouts):
         x = stream.rollout(random.choice([0, 0, 0, 1, 2], (length, num_envs)))
