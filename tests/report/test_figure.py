@@ -1,3 +1,4 @@
+import dataclasses
 import re
 import xml.etree.ElementTree as ET
 
@@ -89,6 +90,12 @@ def test_odd_values_stay_on_the_canvas(lines):
         assert "inf" not in path.get("d")
         assert all(-1 <= number <= 401 for number in coordinates(path))
     assert ("no values yet" in texts(svg)) == bool(np.all(np.isnan(odd.lines)))
+
+
+def test_a_dashed_line_says_so_in_the_legend():
+    svg = draw(series([[1, 2]]), dataclasses.replace(series([[1, 2]], "predicted"), dashed=True))
+    assert {"centre s0", "centre dashed s1"} <= classes(svg)
+    assert any("● training" in text and "╌ predicted" in text for text in texts(svg))
 
 
 def test_lines_bridge_missing_points():

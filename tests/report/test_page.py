@@ -196,6 +196,13 @@ def test_hostile_strings_stay_text(run):
     assert "<script>" in got.text
 
 
+def test_warnings_are_shown_and_stay_text(run):
+    got = opened(run(result={"warnings": ["seed 3: the critic diverges", HOSTILE]}))
+    assert "Warning: seed 3: the critic diverges" in got.words
+    assert "script" not in got.tags
+    assert "Warning" not in opened(run()).text
+
+
 def test_command_is_quoted(run):
     assert "'a b; rm -rf'" in opened(run(config={"env": "a b; rm -rf"})).text
     assert "ridgeline train 'x y'" in opened(run(config={"command": ["ridgeline", "train", "x y"]})).text
@@ -213,7 +220,14 @@ def test_bad_config_is_one_line(run, config):
 
 @pytest.mark.parametrize(
     "result",
-    [{"eval": 3}, {"wall_seconds": {"run": "x"}}, {"seeds": [1]}, {"steps": -1}, {"reward_threshold": "y"}],
+    [
+        {"eval": 3},
+        {"wall_seconds": {"run": "x"}},
+        {"seeds": [1]},
+        {"steps": -1},
+        {"reward_threshold": "y"},
+        {"warnings": [3]},
+    ],
 )
 def test_bad_result_is_one_line(run, result):
     with pytest.raises(FileError, match=r"result\.json: ") as caught:

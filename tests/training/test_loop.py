@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from miniatures import Dice, Recorder
 
-from ridgeline.environments.probes import Counter, Probe
+from ridgeline.environments.probes import Counter, Forever, Probe
 from ridgeline.errors import NumericalError
 from ridgeline.theory.probes import quick
-from ridgeline.training.loop import Plan, Progress, iterate
+from ridgeline.training.loop import DIVERGED, Plan, Progress, iterate
 from ridgeline.training.runner import Compiled, prepare
 
 SEEDS = (4, 9)
@@ -116,3 +116,35 @@ def test_divergence_names_the_leaf() -> None:
     runner = Compiled(algorithm, Probe(1), seeds)
     with pytest.raises(NumericalError, match=r"^seed 4: \.network\.encoder\S*\.weight is not finite by step 32: "):
         list(iterate(runner, Plan.of(algorithm, 320, evaluations=0), seeds))
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[float, list[Progress]]:
+    """DQN at a rate at which it learns 1/(1 − γ), and at one far too large: the same program."""
+    runs = {}
+    for rate in (1e-2, 1e3):
+        algorithm = quick("dqn", gamma=0.99, learning_rate=rate)
+        plan = Plan.of(algorithm, 3_200, log_points=5, evaluations=0)
+        runs[rate] = list(iterate(Compiled(algorithm, Forever(), SEEDS), plan, SEEDS))
+    return runs
+
+
+def test_a_critic_that_diverges_is_named_once_a_seed(told: dict[float, list[Progress]]) -> None:
+    lines = [(part.steps, text) for part in told[1e3] for text in part.warnings]
+    first = next(part for part in told[1e3] if part.rows)
+    for (steps, text), row in zip(lines, first.rows, strict=True):
+        assert steps == first.steps == 640
+        times = float(text.split("|Q| is ")[1].split(" times")[0].replace(",", ""))
+        assert times == pytest.approx(row["train/divergence"], rel=5e-3)
+        assert text.startswith(f"seed {row['seed']}: |Q| is ")
+        assert "by step 640: the critic diverges; lower learning_rate" in text
+        assert "\n" not in text
+    later = [row["train/divergence"] for part in told[1e3] if part is not first for row in part.rows]
+    assert max(later) > DIVERGED  # and is not named again
+    assert told[1e3][-1].steps == 3_200  # nothing stopped
+
+
+def test_a_critic_that_learns_is_not_named(told: dict[float, list[Progress]]) -> None:
+    last = [row["train/divergence"] for row in told[1e-2][-1].rows]
+    assert min(last) > 0.3  # it was measured
+    assert not any(part.warnings for part in told[1e-2])

@@ -45,6 +45,8 @@ def show(training: Training, quiet: bool) -> Run:
             reporter.phase("training")
             for progress in training:
                 reporter.progress(progress)
+                for text in progress.warnings:
+                    reporter.note(f"warning: {text}", "yellow")
             reporter.phase("judging the final policies")
             run = training.finish()
         except BaseException:
@@ -65,7 +67,7 @@ class Silent:
     def phase(self, name: str) -> None:
         """What begins now."""
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, style: str = "dim") -> None:
         """A line that stays."""
 
     def progress(self, progress: loop.Progress) -> None:
@@ -78,7 +80,7 @@ class Plain(Silent):
     def __init__(self, steps: int) -> None:
         self.every, self.next, self.last = steps / _PLAIN_LINES, 0.0, _Return()
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, style: str = "dim") -> None:
         """A line that stays."""
         print(text, file=sys.stderr, flush=True)
 
@@ -120,9 +122,9 @@ class Watched(Silent):
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, style: str = "dim") -> None:
         """A line that stays."""
-        self.console.print(Text(text, style="dim"))
+        self.console.print(Text(text, style=style))
 
     def phase(self, name: str) -> None:
         """What begins now."""

@@ -88,6 +88,7 @@ class Training:
         self._write_config()
         self._sinks: list[Sink] = []
         self.best = -np.inf
+        self.warnings: list[str] = []
         self.steps_done = 0
         self.last_good: tuple[Any, int] | None = None  # policies, and after how many steps
 
@@ -105,6 +106,7 @@ class Training:
         begun, before = time.perf_counter(), compiling_seconds()
         for progress in iterate(self.runner, self.plan, self.settings.seeds):
             self.steps_done = progress.steps
+            self.warnings.extend(progress.warnings)
             for sink in self._sinks:
                 sink.write(progress.rows)
             if progress.rows:
@@ -147,6 +149,7 @@ class Training:
             },
             "reward_threshold": threshold,
             "solved": None if threshold is None else iqm >= threshold,
+            "warnings": self.warnings,
         }
         write_json(self.folder / "result.json", result)
         page.write(self.folder)

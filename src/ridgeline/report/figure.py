@@ -25,6 +25,7 @@ STYLE = """
 .chart .end { text-anchor: end; } .chart .centre { stroke-width: 2px; } .chart .dot { stroke-width: 6px; }
 .chart .bar { stroke: var(--quiet); stroke-dasharray: 5 4; stroke-linecap: butt; }
 .chart .halo { paint-order: stroke; stroke: var(--paper); stroke-width: 4px; stroke-linejoin: round; }
+.chart .dashed { stroke-dasharray: 6 6; stroke-linecap: butt; }
 .chart .seeds { stroke-width: .8px; stroke-opacity: .28; }
 .chart path.band { stroke: none; fill-opacity: .17; }
 .chart .s0 { stroke: var(--s0); } .chart .s1 { stroke: var(--s1); }
@@ -38,7 +39,10 @@ LIMIT = 1e300  # beyond it, the difference of two values may not be a float
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Series:
-    """One quantity over steps: x [K], its centre and interval [K] over seeds, the seeds' own lines [S, K]."""
+    """One quantity over steps: x [K], its centre and interval [K] over seeds, the seeds' own lines [S, K].
+
+    A `dashed` centre lets what it runs over show through.
+    """
 
     name: str
     x: NDArray[np.int64]
@@ -46,6 +50,7 @@ class Series:
     low: Floats
     high: Floats
     lines: Floats
+    dashed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +112,11 @@ def line_chart(
         parts.append(_path("bar", f"M{frame.left} {y:.1f}H{frame.right}"))
         parts.append(_text(frame.left + 6, y - 6 if y > frame.ceiling + 14 else y + 16, bar[1], "halo"))
     if len(series) > 1:
-        names = (f'<tspan class="f{i % PALETTE}">●</tspan> {escape(s.name)}' for i, s in enumerate(series))
+        marks = ("╌" if s.dashed else "●" for s in series)
+        names = (
+            f'<tspan class="f{i % PALETTE}">{mark}</tspan> {escape(s.name)}'
+            for i, (mark, s) in enumerate(zip(marks, series, strict=True))
+        )
         parts.append(f'<text x="{frame.right}" y="14" class="end">{"&#160;&#160; ".join(names)}</text>')
     if not any(map(len, known)):
         parts.append(_text((frame.left + frame.right) / 2, height / 2, "no values yet", "middle"))
@@ -136,7 +145,7 @@ def _marks(frame: _Frame, series: Sequence[Series]) -> Iterator[str]:
         if len(s.lines) > 1:
             yield _path(f"seeds s{index % PALETTE}", "".join(_line(x, frame.down(line)) for line in s.lines))
     for index, s in enumerate(series):
-        kind = "centre" if len(s.x) > 1 else "centre dot"
+        kind = "centre dot" if len(s.x) <= 1 else "centre dashed" if s.dashed else "centre"
         yield _path(f"{kind} s{index % PALETTE}", _line(frame.across(s.x), frame.down(s.centre)))
 
 

@@ -50,6 +50,7 @@ p { margin: 0; }
 .badge { border: 1px solid currentColor; border-radius: 99px; padding: 1px 12px; font-size: 13px; font-weight: 600;
   color: var(--quiet); }
 .badge.solved { color: var(--good); }
+.warning { color: var(--s1); margin-top: 12px; }
 dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 14px 24px; margin: 26px 0 0;
   padding: 16px 0; border: solid var(--rule); border-width: 1px 0; }
 dt { color: var(--quiet); font-size: 13px; }
@@ -149,6 +150,8 @@ def _headline(result: Result) -> Iterator[str]:
         verdict = f"{'solved' if result.solved else 'not solved'}: threshold {plain(result.reward_threshold)}"
         yield f'<span class="badge {"solved" if result.solved else "open"}">{verdict}</span>'
     yield "</div>"
+    for text in result.warnings:
+        yield f'<p class="warning">Warning: {escape(text)}</p>'
     yield from _facts(row for row in summary(result) if row[0] not in ("Episode return", "Solved", "Evaluation"))
 
 

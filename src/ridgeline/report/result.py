@@ -30,6 +30,7 @@ class Result:
     max_over_training: float
     reward_threshold: float
     solved: bool | None
+    warnings: tuple[str, ...] = ()  # what was said on the way, each once
 
     @property
     def steps_per_second(self) -> float:
@@ -44,6 +45,7 @@ def read_result(path: Path) -> Result:
     judged = field(record, "eval", dict, where)
     seconds = field(record, "wall_seconds", dict, where)
     solved = record.get("solved")
+    warnings = field({"warnings": []} | record, "warnings", list, where)  # older files have none
     seeds, per_seed = seeds_of(record, where), field(judged, "per_seed", list, where)
     if len(seeds) != len(per_seed):
         raise FileError(f"{where}: {len(seeds)} seeds but {len(per_seed)} values in `per_seed`; train again")
@@ -63,6 +65,7 @@ def read_result(path: Path) -> Result:
         max_over_training=best,
         reward_threshold=finite(record.get("reward_threshold"), where, "reward_threshold"),
         solved=solved if isinstance(solved, bool) else None,
+        warnings=tuple(field({"warnings": text}, "warnings", str, where) for text in warnings),
     )
 
 

@@ -20,6 +20,9 @@ type Row = dict[str, float | int | None]
 # A chunk lasts about this long, in seconds, so that progress shows and a signal is heard.
 _CHUNK_SECONDS = 0.5
 
+# From here on, in the unit of `train/divergence`, a critic is said to diverge: overestimation alone stays below.
+DIVERGED = 2.0
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -55,7 +58,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands between two chunks. `rows` holds one log row a seed where one is due, else none."""
+    """Where a run stands between two chunks. `rows` holds one log row a seed where one is due, else none.
+
+    `warnings` are lines for whoever watches, each said once in a run; they stop nothing.
+    """
 
     steps: int
     total_steps: int
@@ -64,6 +70,7 @@ class Progress:
     rows: tuple[Row, ...]
     evaluation: Episodes | None
     runner: Runner
+    warnings: tuple[str, ...] = ()
 
     @property
     def steps_per_second(self) -> float:
@@ -81,7 +88,7 @@ def iterate(runner: Runner, plan: Plan, seeds: tuple[int, ...], first: int = 0) 
     stops = sorted(log_at | evaluate_at)
     begun = time.perf_counter()
     done, pace, summary, since = first, 0.0, None, begun
-    taken = np.zeros(len(seeds))
+    taken, diverged = np.zeros(len(seeds)), set[int]()
     while done < plan.iterations:
         before, stop = done, next(s for s in stops if s > done)
         # Nothing is known of the pace before the first chunk.
@@ -110,7 +117,8 @@ def iterate(runner: Runner, plan: Plan, seeds: tuple[int, ...], first: int = 0) 
             rows = tuple(_row(summary, evaluation, i, seed, steps, clock) for i, seed in enumerate(seeds))
             summary, since = None, time.perf_counter()
         seconds = time.perf_counter() - begun
-        yield Progress(steps, plan.steps, seconds, len(seeds), rows, evaluation, runner)
+        warnings = tuple(_diverging(rows, diverged))
+        yield Progress(steps, plan.steps, seconds, len(seeds), rows, evaluation, runner, warnings)
 
 
 def _row(
@@ -136,6 +144,19 @@ def _row(
         row["eval/mean_reward"] = float(np.mean(evaluation.returns[index]))
         row["eval/mean_ep_length"] = float(np.mean(evaluation.lengths[index]))
     return row
+
+
+def _diverging(rows: tuple[Row, ...], known: set[int]) -> Iterator[str]:
+    """A line for each seed whose critic is found to diverge and is not `known` to; it is from then on."""
+    for row in rows:
+        seed, times = int(row["seed"] or 0), row.get("train/divergence") or 0.0
+        if times > DIVERGED and seed not in known:
+            known.add(seed)
+            much = f"{float(f'{times:.3g}'):,g}"
+            yield (
+                f"seed {seed}: |Q| is {much} times what any policy can earn by step {row['steps']:,}: the critic "
+                "diverges; lower learning_rate or tau, raise target_period, or use double (what the algorithm has)"
+            )
 
 
 def _check_finite(runner: Runner, part: Summary, seeds: tuple[int, ...], steps: int) -> None:
