@@ -33,6 +33,7 @@ def test_result_has_the_schema(run: ridgeline.Run) -> None:
     assert run.result["eval"].keys() == {"iqm", "low", "high", "per_seed", "episodes", "max_over_training"}
     assert run.result["eval"]["max_over_training"] >= run.result["eval"]["iqm"]
     assert run.result["solved"] is False
+    assert run.result["warnings"] == []
 
 
 def test_curves_hold_every_seed(run: ridgeline.Run) -> None:
