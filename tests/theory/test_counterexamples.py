@@ -22,7 +22,7 @@ def in_double_precision() -> Iterator[None]:
 def measured(problem: Problem, path: Float[Array, "K k"], gamma: float) -> np.ndarray:
     """`train/divergence` [K] at those weights; every reward is 0."""
     q = jnp.abs(jnp.einsum("sai,ki->ksa", problem.features, path))
-    return np.asarray(divergence(jnp.max(q, (1, 2)), jnp.zeros(()), gamma))
+    return np.asarray(jax.vmap(lambda q: divergence(jnp.max(q), jnp.zeros(()), gamma))(q))
 
 
 @pytest.mark.parametrize(("gamma", "regression"), [(0.99, 45), (0.8, None)])

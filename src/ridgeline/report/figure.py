@@ -25,7 +25,7 @@ STYLE = """
 .chart .end { text-anchor: end; } .chart .centre { stroke-width: 2px; } .chart .dot { stroke-width: 6px; }
 .chart .bar { stroke: var(--quiet); stroke-dasharray: 5 4; stroke-linecap: butt; }
 .chart .halo { paint-order: stroke; stroke: var(--paper); stroke-width: 4px; stroke-linejoin: round; }
-.chart .dashed { stroke-dasharray: 6 6; stroke-linecap: butt; }
+.chart .dashed { stroke-dasharray: 5 11; stroke-linecap: butt; }
 .chart .seeds { stroke-width: .8px; stroke-opacity: .28; }
 .chart path.band { stroke: none; fill-opacity: .17; }
 .chart .s0 { stroke: var(--s0); } .chart .s1 { stroke: var(--s1); }
