@@ -1,6 +1,7 @@
 """Hostile settings: annotations are enforced, rank promotion raises, warnings are errors (pyproject)."""
 
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -27,3 +28,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             (str(given.params[key]) for key in ("name", "warm", "found") if key in given.params), ""
         )
         item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {about or ''}"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_compilations() -> Iterator[None]:
+    """A process that keeps thousands of compiled programs dies in XLA's compiler, so none outlives its module."""
+    yield
+    jax.clear_caches()

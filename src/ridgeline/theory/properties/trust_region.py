@@ -101,7 +101,7 @@ def _quadrature(pi: Distribution) -> tuple[Array, Array]:
         return jnp.arange(pi.logits.size), jax.nn.softmax(pi.logits)
     if isinstance(pi, DiagonalGaussian):
         nodes, weights = np.polynomial.hermite_e.hermegauss(7)
-        actions = pi.mean + jnp.exp(pi.log_std) * jnp.asarray(nodes)[:, None]
+        actions = pi.mean[None] + jnp.exp(pi.log_std)[None] * jnp.asarray(nodes)[:, None]
         return actions, jnp.asarray(weights / weights.sum())
     first, second = (jax.nn.softmax(part.logits) for part in pi.parts)  # type: ignore[attr-defined]
     both = jnp.stack(jnp.meshgrid(jnp.arange(first.size), jnp.arange(second.size), indexing="ij"), -1)
@@ -132,8 +132,8 @@ def _gain(theta: Array, old: Array, weight: Array, advantage: Array) -> Array:
 
 
 def _divergence(theta: Array, old: Array, weight: Array) -> Array:
-    pairs = (Categorical(jax.lax.stop_gradient(_log_probs(old))), Categorical(_log_probs(theta)))
-    return jnp.sum(weight * jax.vmap(lambda p, q: p.kl(q))(*pairs))
+    pairs = (jax.lax.stop_gradient(_log_probs(old)), _log_probs(theta))
+    return jnp.sum(weight * jax.vmap(lambda p, q: Categorical(p).kl(Categorical(q)))(*pairs))
 
 
 def _numbers(theta: np.ndarray, old: np.ndarray, weight: np.ndarray, advantage: np.ndarray) -> tuple[Any, Any]:
