@@ -22,6 +22,7 @@ WINDOWS = (1, 3, 7)
 sample = jax.jit(Memory.sample, static_argnums=(2, 3))
 sample_prioritised = jax.jit(Memory.sample_prioritised, static_argnums=(2, 3))
 prioritise = jax.jit(Memory.prioritise)
+add = jax.jit(Memory.add)
 
 
 @jax.jit
@@ -227,7 +228,7 @@ class Prioritised:
 def prioritised_memory(rows: int, num_envs: int, rollouts: int) -> tuple[Memory, SlowMemory, Prioritised]:
     """A ring that rollouts of no divisor's length go through, some masses changed after each of them."""
     random, length = np.random.default_rng(rows), next((t for t in (4, 3, 2) if t < rows and rows % t), rows)
-    memory, slow, stream = Memory.create(SPEC, rows, num_envs, True), SlowMemory(rows, num_envs), Stream()
+    memory, slow, stream = Memory.create(NUMBERS, rows, num_envs, True), SlowMemory(rows, num_envs), Stream()
     reference = Prioritised()
     for _ in range(rollouts):
         x = stream.rollout(random.choice([0, 0, 0, 1, 2], (length, num_envs)))
@@ -269,7 +270,7 @@ def test_prioritised_samples_are_windows_in_proportion_to_their_masses(rows, rol
     flat = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), draws)
     row, column = flat.index.T
     age = (row - int(memory.head) + int(memory.filled)) % rows
-    assert_same(flat, {name: x[age, column] for name, x in slow.windows(3).items()})
+    assert_same(flat, {name: x[age, column] for name, x in slow.windows(3, GAMMA).items()})
     total = sum(reference.mass.values())
     chance = {cell: mass / total for cell, mass in reference.mass.items()}
     observed = np.array([np.sum((row == r) & (column == c)) for r, c in chance])
@@ -305,7 +306,7 @@ def test_study_gives_each_transition_the_priority_of_its_own_error():
     def run(taken):
         learner = jnp.zeros((), jnp.int32), jnp.zeros((2, 4, 2), jnp.int32), jnp.zeros((2, 4))
         steps = Steps(taken, jnp.asarray(1e4), jnp.zeros((), jnp.int32))
-        state = replay.begin(SPEC, 3, learner, False)
+        state = replay.begin(NUMBERS, 3, learner, False)
         state, _ = replay.study(jax.random.key(0), state, rollout, steps, GAMMA, learn)
         return state
 

@@ -63,7 +63,7 @@ def test_the_total_matters_to_schedules_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_two_seeds_draw_two_networks(name: str) -> None:
-    runner = Compiled(quick(name), CartPole(), TEN)
+    runner = Compiled(quick(name), classic(name), TEN)
     weights = [x for x in numpy_leaves(runner.policies).values() if x.ndim > 2]
     assert weights
     assert all(len({row.tobytes() for row in x}) == len(TEN) for x in weights)

@@ -91,7 +91,7 @@ def the_critic_values_the_policy(full: bool) -> list[Measured]:
         Measured("summed over a′: Q^π", float(np.max(_relative(expected, q))), 1e-8),
         Measured("drawn a′: the same in the mean, in standard errors", float(off / spread), 5.0),
         Measured("stored a′: Q^μ", float(np.max(_relative(memory, q_memory))), 1e-8),
-        Measured("stored a′: problems without a bias", float(np.mean(_relative(memory, q) < 0.01)), 0),
+        Measured("stored a′: problems without a bias", float(np.mean(_relative(memory, q) < 0.01)), 0.0),
     ]
 
 
