@@ -187,7 +187,7 @@ class Table:
 def test_the_divergence_is_of_the_old_policy_from_the_new():
     p, q = np.array([0.7, 0.2, 0.1], np.float32), np.array([0.1, 0.3, 0.6], np.float32)
     obs, none = jnp.zeros((2, 1)), jnp.zeros(2)
-    rows = Rows(Sample(obs, none, none, none, none), Categorical(jnp.stack([jnp.log(p)] * 2)))
+    rows = Rows(Sample(obs, none, none, none, none), jax.vmap(Categorical)(jnp.stack([jnp.log(p)] * 2)))
     there, back = np.sum(p * np.log(p / q)), np.sum(q * np.log(q / p))
     assert abs(there - back) > 0.1
     kl = mean_kl(rows, Table(np.log(q)))
