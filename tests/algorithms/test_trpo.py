@@ -189,7 +189,7 @@ def test_the_divergence_is_of_the_old_policy_from_the_new():
     obs, none = jnp.zeros((2, 1)), jnp.zeros(2)
     rows = Rows(Sample(obs, none, none, none, none), jax.vmap(Categorical)(jnp.stack([jnp.log(p)] * 2)))
     there, back = np.sum(p * np.log(p / q)), np.sum(q * np.log(q / p))
-    assert abs(there - back) > 0.1
+    assert abs(there - back) > 0.05
     kl = mean_kl(rows, Table(np.log(q)))
     assert kl == pytest.approx(there, rel=1e-5)
 
@@ -276,7 +276,6 @@ EDGES = {
     "all truncated": {"change": lambda x: x._replace(truncated=np.ones_like(x.truncated))},
     "one row": {"num_envs": 1, "rollout_length": 1, "batch_size": 1},
     "huge rewards": {"change": lambda x: x._replace(reward=1e6 * x.reward)},
-    "fewer rows for the Fisher matrix": {"fisher_stride": 3},
 }
 
 
@@ -311,11 +310,16 @@ def test_a_larger_penalty_keeps_the_policy_closer():
     assert kls[1] < 0.5 * kls[0]
 
 
-@every_form
-def test_with_q_nothing_moves_before_the_warm_up_is_over(form):
-    before, after, metrics = update(**form, replay=dataclasses.replace(TINY["replay"], warmup=1_000))
-    assert moved(before, after) == (form["critic"] == "v")
-    assert np.isnan(metrics["train/approx_kl"]) == (form["critic"] == "q")
+def test_with_q_nothing_moves_before_the_warm_up_is_over():
+    before, after, metrics = update(critic="q", replay=dataclasses.replace(TINY["replay"], warmup=1_000))
+    assert not moved(before, after)
+    assert np.isnan(metrics["train/approx_kl"])
+
+
+def test_fewer_rows_for_the_fisher_matrix_are_another_matrix():
+    (_, every, _), (_, some, metrics) = update(), update(fisher_stride=3)
+    assert moved(every, some)
+    assert 0 < metrics["train/approx_kl"] <= 0.01
 
 
 def test_several_choices_at_once_have_one_divergence():
