@@ -21,6 +21,7 @@ import numpy as np
 import ridgeline
 from ridgeline.environments import make
 from ridgeline.experiments.presets import preset
+from ridgeline.memory import Replay
 from ridgeline.report import figure
 
 # (label, environment): bar and steps. A label is an algorithm's name, or one with what it changes of the preset.
@@ -44,10 +45,31 @@ ROWS = {
     ("dqn", "MountainCar-v0"): (-120.0, 120_000),
     ("ppo", "LunarLander-v3"): (200.0, 1_000_000),
 }
+# With Q, smaller and more frequent steps on shorter rollouts, and a memory with longer returns.
+WITH_Q = {
+    "critic": "q",
+    "learning_rate": 1e-3,
+    "learning_rate_anneal": 1.0,
+    "normalise_observations": True,
+}
 VARIANTS = {
-    "trpo q": {"critic": "q"},
-    "trpo penalty": {"form": "penalty"},
-    "trpo penalty q": {"form": "penalty", "critic": "q"},
+    "trpo q": WITH_Q
+    | {
+        "rollout_length": 64,
+        "gamma": 0.99,
+        "max_kl": 0.003,
+        "replay": Replay(capacity=100_000, batch_size=64, warmup=1_000, updates=64, window=10),
+    },
+    "trpo penalty": {"form": "penalty", "rollout_length": 64},
+    "trpo penalty q": WITH_Q
+    | {
+        "form": "penalty",
+        "rollout_length": 32,
+        "max_kl": 0.005,
+        "policy_epochs": 5,
+        "policy_learning_rate": 3e-4,
+        "replay": Replay(capacity=100_000, batch_size=64, warmup=1_000, updates=64, window=5),
+    },
 }
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "learning.json"

@@ -319,12 +319,12 @@ class TRPO(NetworkAlgorithm[State, Policy[Actor]]):
         return at[0], Penalty(adapted_penalty(penalty.coefficient, kl, self.max_kl), at[1]), metrics
 
 
-def mean_kl(rows: Rows, actor: Actor) -> Float[Array, ""]:
-    """Ê KL(π_θold(·|s) ‖ π_θ(·|s)) over rows."""
+def mean_kl(rows: Rows, actor: Any) -> Float[Array, ""]:
+    """Ê KL(π_θold(·|s) ‖ π_θ(·|s)) over rows, of anything with a `distribution` of an observation."""
     return jnp.mean(jax.vmap(lambda old, obs: old.kl(actor.distribution(obs)))(rows.old, rows.sample.obs))
 
 
-def mean_improvement(actor: Actor, rows: Sample) -> Float[Array, ""]:
-    """L(θ) − L(θ_old) over rows."""
+def mean_improvement(actor: Any, rows: Sample) -> Float[Array, ""]:
+    """L(θ) − L(θ_old) over rows, of anything with a `distribution` of an observation."""
     log_probs = jax.vmap(log_prob)(jax.vmap(actor.distribution)(rows.obs), rows.action)
     return jnp.mean(jax.vmap(improvement)(log_probs, rows.log_prob, rows.advantage))
