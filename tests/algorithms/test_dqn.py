@@ -103,20 +103,18 @@ def sgd(**changes):
 
 def masked_batch() -> Batch:
     """Four rows; each observation forbids one action."""
-    x = jax.tree.map(lambda a: a[:, 0], random_rollout(RANDOM, tiny("dqn"), MASKED).transitions)
-    return jax.tree.map(
-        jnp.asarray,
-        Batch(
-            obs=x.obs,
-            action=x.action,
-            reward=x.reward,
-            next_obs=x.next_obs,
-            next_action=x.action,
-            continues=~x.terminated,
-            discount=np.array([0.9, 0.81, 0.0, 0.9], np.float32),
-            weight=np.array([1, 0.5, 0.25, 1], np.float32),
-            index=np.zeros((4, 2), np.int32),
-        ),
+    random = np.random.default_rng(4)
+    x = jax.tree.map(lambda a: jnp.asarray(a[:, 0]), random_rollout(random, tiny("dqn"), MASKED).transitions)
+    return Batch(
+        obs=x.obs,
+        action=x.action,
+        reward=x.reward,
+        next_obs=x.next_obs,
+        next_action=x.action,
+        continues=~x.terminated,
+        discount=jnp.array([0.9, 0.81, 0.0, 0.9]),
+        weight=jnp.array([1, 0.5, 0.25, 1]),
+        index=jnp.zeros((4, 2), jnp.int32),
     )
 
 
