@@ -42,7 +42,12 @@ QUICK = {
 }
 # Where an algorithm needs other sizes than these to learn as fast.
 _OFF_POLICY = {"learning_rate": 1e-2, "tau": 0.2}
-_DETERMINISTIC = _OFF_POLICY | {"noise_scale": 0.3}
+# A smooth critic, and enough gradient steps: its argmax is the action.
+_DETERMINISTIC = _OFF_POLICY | {
+    "noise_scale": 0.3,
+    "activation": "silu",
+    "replay": Replay(capacity=512, batch_size=32, warmup=64, updates=12),
+}
 QUICK_OF: dict[str, dict[str, Any]] = {
     "pg": {"num_envs": 32, "learning_rate": 3e-2},
     "vpg": {"num_envs": 32, "learning_rate": 3e-2},
