@@ -1,4 +1,4 @@
-"""What every algorithm promises the runners, checked on rollouts of noise: for ours in the tests, for a user's too.
+"""What every algorithm promises the runners, checked on rollouts of noise: for ours in tests, and for a user's.
 
 A check takes an algorithm that learned a few iterations in a world, and returns what is wrong, in words.
 """
@@ -56,6 +56,7 @@ def _masked(width: int) -> tuple[tuple[str, ArraySpec], ...]:
 WORLDS = {
     "discrete": EnvSpec("Discrete", _VECTOR, Discrete(3)),
     "continuous": EnvSpec("Continuous", _VECTOR, Continuous(2, (True, False))),
+    "box": EnvSpec("Box", _VECTOR, Continuous(2, (True, True))),
     "masked": EnvSpec("Masked", _masked(4), Discrete(4)),
     "masked-multidiscrete": EnvSpec("MaskedMultiDiscrete", _masked(5), MultiDiscrete((2, 3))),
     "image": EnvSpec("Image", ArraySpec((36, 36, 1), "uint8"), Discrete(3)),

@@ -49,6 +49,7 @@ _DETERMINISTIC = _OFF_POLICY | {
     "replay": Replay(capacity=512, batch_size=32, warmup=64, updates=12),
 }
 QUICK_OF: dict[str, dict[str, Any]] = {
+    "ppo": {"learning_rate_anneal": 1.0},
     "pg": {"num_envs": 32, "learning_rate": 3e-2},
     "vpg": {"num_envs": 32, "learning_rate": 3e-2},
     "ac": _OFF_POLICY | {"actor_learning_rate": 1e-2},

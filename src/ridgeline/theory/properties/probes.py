@@ -5,7 +5,7 @@ import numpy as np
 
 from ridgeline.algorithms import REGISTRY
 from ridgeline.environments.probes import PROBE_COUNT, Probe
-from ridgeline.theory.probes import kinds, misses, quick, train
+from ridgeline.theory.probes import LEARNED, kinds, misses, quick, train
 from ridgeline.theory.property import Measured, proves
 
 TOLERANCE = 0.1
@@ -25,7 +25,7 @@ def learns_the_probes(name: str, full: bool) -> list[Measured]:
         for hosted in (False, True):
             for index in range(PROBE_COUNT):
                 env = Probe(index, continuous)
-                found = misses(algorithm, env, train(algorithm, env, seeds, hosted))
+                found = misses(algorithm, env, train(algorithm, env, seeds, hosted, 2 * LEARNED))
                 where = f"{name} {'hosted' if hosted else 'compiled'}{' continuous' * continuous}, probe {index}"
                 for what, missed in found.items():
                     learned = int(np.sum(missed <= TOLERANCE))
