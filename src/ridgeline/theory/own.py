@@ -91,20 +91,20 @@ def _probes(sized: Sized, full: bool) -> list[Measured]:
 
 def _gradient(sized: Sized, world: str, objective: str) -> list[Measured]:
     """⟨∇f, v⟩ against (f(θ + hv) − f(θ − hv)) / 2h in a few directions, on the arguments that `update` passes."""
-    algorithm, spec = sized(TINY), WORLDS[world]
+    algorithm, spec = jax.tree.map(jnp.asarray, sized(TINY)), WORLDS[world]
     calls: list[tuple[Any, ...]] = []
 
     def watched(self: Any, *given: Any) -> Any:
         jax.debug.callback(lambda *values: calls.append(values), *given)
         return getattr(super(kind, self), objective)(*given)
 
-    kind = type(type(algorithm).__name__, (type(algorithm),), {objective: watched, "__doc__": "Watched."})
+    kind: Any = type(type(algorithm).__name__, (type(algorithm),), {objective: watched, "__doc__": "Watched."})
     fields = [field for field in dataclasses.fields(algorithm) if field.init]
     watcher = kind(**{field.name: getattr(algorithm, field.name) for field in fields})
     state = algorithm.init(jax.random.key(0), spec)
     key, state, rollout, steps = arguments(algorithm, spec, state, 0)
     wide = jax.tree.map(_widened, rollout)
-    jax.block_until_ready(watcher.update(key, state, wide, steps))
+    jax.block_until_ready(jax.jit(kind.update)(watcher, key, state, wide, steps))
     jax.effects_barrier()
     if not calls:
         return [Measured(f"`update` never calls `{objective}`", float("nan"), 0.0)]
