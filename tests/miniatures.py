@@ -16,22 +16,27 @@ from jaxtyping import Array, Float, Int
 from ridgeline.algorithms import REGISTRY
 from ridgeline.environments.classic import CartPole, Pendulum
 from ridgeline.environments.stepped import Stepped, SteppedFactory
-from ridgeline.memory import Replay
+from ridgeline.theory.conformance import (  # noqa: F401  (tests take them from here)
+    TINY,
+    action_counts,
+    all_finite,
+    index,
+    numpy_leaves,
+    random_actions,
+    random_obs,
+    random_rollout,
+)
 from ridgeline.theory.probes import kinds, quick, shrunk
-from ridgeline.training.compiled import begin_carry, key_for
+from ridgeline.training.compiled import key_for
 from ridgeline.training.evaluation import episode_seeds
 from ridgeline.types import (
-    ACTION_MASK,
     Algorithm,
     ArraySpec,
     Continuous,
-    Discrete,
     EnvSpec,
     Rollout,
     Step,
-    Transition,
     example_transition,
-    observation_parts,
     real,
     size,
 )
@@ -51,18 +56,6 @@ def classic(name: str) -> Any:
     return CartPole() if False in kinds(quick(name)) else Pendulum()
 
 
-TINY = {
-    "num_envs": 2,
-    "rollout_length": 4,
-    "epochs": 2,
-    "policy_epochs": 2,
-    "value_epochs": 2,
-    "batch_size": 4,
-    "target_period": 3,
-    "hidden": (8,),
-    "replay": Replay(capacity=16, batch_size=4, warmup=0, updates=2),
-}
-
 SEEDS = (0, 1, 2, 3, 4)
 TEN = tuple(range(10))
 
@@ -70,54 +63,6 @@ TEN = tuple(range(10))
 def tiny(name: str, **changes: Any) -> Any:
     """A record that compiles and runs as fast as it can."""
     return shrunk(REGISTRY[name], TINY, **changes)
-
-
-def random_obs(rng: np.random.Generator, spec: EnvSpec, shape: tuple[int, ...]) -> Any:
-    """Observations of noise; a mask forbids one action in each choice."""
-
-    def one(name: str, part: ArraySpec) -> np.ndarray:
-        size = (*shape, *part.shape)
-        if name == ACTION_MASK:
-            kept = [np.arange(n) != rng.integers(0, n, shape)[..., None] for n in action_counts(spec)]
-            return np.concatenate(kept, -1).astype(part.dtype)
-        if part.dtype.startswith("float"):
-            return rng.normal(size=size).astype(part.dtype)
-        high = np.reshape(part.categories, part.shape) if part.categories else 256
-        return rng.integers(0, high, size).astype(part.dtype)
-
-    arrays = {name: one(name, part) for name, part in observation_parts(spec.observation)}
-    return arrays.get("", arrays)
-
-
-def action_counts(spec: EnvSpec) -> tuple[int, ...]:
-    """How many values each choice of a discrete action has."""
-    return (spec.action.count,) if isinstance(spec.action, Discrete) else spec.action.counts
-
-
-def random_actions(rng: np.random.Generator, spec: EnvSpec, obs: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Actions of noise, none of them forbidden by the observations."""
-    if isinstance(spec.action, Continuous):
-        return rng.normal(size=(*shape, spec.action.size)).astype(np.float32)
-    counts = action_counts(spec)
-    allowed = obs[ACTION_MASK] if isinstance(obs, dict) else np.ones((*shape, sum(counts)))
-    parts = np.split(allowed, np.cumsum(counts)[:-1], -1)
-    chosen = np.stack([np.argmax(part * rng.uniform(0.1, 1, part.shape), -1) for part in parts], -1)
-    return chosen.astype(np.int32).reshape(*shape, *spec.action.zeros().shape)
-
-
-def random_rollout(rng: np.random.Generator, algorithm: Any, spec: EnvSpec) -> Rollout:
-    """A rollout [T, N] of noise."""
-    shape = (algorithm.rollout_length, algorithm.num_envs)
-    obs = random_obs(rng, spec, shape)
-    transitions = Transition(
-        obs,
-        random_actions(rng, spec, obs, shape),
-        rng.normal(size=shape).astype(np.float32),
-        random_obs(rng, spec, shape),
-        rng.random(shape) < 0.2,
-        rng.random(shape) < 0.2,
-    )
-    return Rollout(transitions, begin_carry(algorithm, spec))
 
 
 class DiceState(NamedTuple):
@@ -246,16 +191,6 @@ class TwinFactory(SteppedFactory):
         return Twin(self.env, jnp.concatenate([jax.random.split(key, each) for key in keys]), self.seeds)
 
 
-def numpy_leaves(tree: Any) -> dict[str, np.ndarray]:
-    """Every leaf by its path, keys as their words."""
-
-    def array(x: Any) -> np.ndarray:
-        is_key = isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-        return np.asarray(jax.random.key_data(x) if is_key else x)
-
-    return {jax.tree_util.keystr(path): array(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
-
-
 def assert_same(actual: Any, expected: Any, **tolerance: float) -> None:
     """Two trees agree leaf by leaf: bit for bit, or within a tolerance."""
     left, right = numpy_leaves(actual), numpy_leaves(expected)
@@ -265,16 +200,6 @@ def assert_same(actual: Any, expected: Any, **tolerance: float) -> None:
             np.testing.assert_allclose(left[name], right[name], err_msg=name, **tolerance)
         else:
             np.testing.assert_array_equal(left[name], right[name], err_msg=name, strict=True)
-
-
-def all_finite(tree: Any) -> bool:
-    """Whether no leaf holds a NaN or an infinity."""
-    return all(np.isfinite(x).all() for x in jax.tree.leaves(tree))
-
-
-def index(tree: Any, i: int) -> Any:
-    """Entry i of every leaf's leading axis."""
-    return jax.tree.map(lambda x: x[i], tree)
 
 
 @contextlib.contextmanager

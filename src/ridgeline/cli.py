@@ -284,6 +284,7 @@ def _verify(words: list[str]) -> int:
     _use_all_cores(None)
     from ridgeline.theory.verify import verify
 
+    sys.path.insert(0, os.getcwd())  # so that module:Class finds a file beside the user
     with _signals():
         return verify(system, flags.full)
 

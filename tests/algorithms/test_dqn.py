@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from miniatures import LEARNED, QUICK, SEEDS, TINY, quick, random_rollout, tiny
+from miniatures import SEEDS, TINY, random_rollout, tiny
 
 from ridgeline.algorithms.dqn import quantile_errors, quantile_huber
 from ridgeline.encoders import MLP, Architecture
 from ridgeline.environments.probes import Probe
 from ridgeline.memory import Batch
+from ridgeline.theory.probes import LEARNED, QUICK, quick
 from ridgeline.training.runner import Compiled
 from ridgeline.types import ACTION_MASK, ArraySpec, Discrete, EnvSpec, Steps
 

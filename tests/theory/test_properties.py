@@ -7,7 +7,8 @@ import pytest
 from ridgeline.theory.property import Measured, Outcome, Property
 from ridgeline.theory.verify import all_properties
 
-FOUND = all_properties()
+# The probes are in tests/training/test_known_answers.py, one by one.
+FOUND = [p for p in all_properties() if p.number != 22]
 
 
 # The probes (22) are what tests/training/test_known_answers.py is about.
