@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from ridgeline.distributions import Categorical, Distribution
 from ridgeline.encoders import MLP, Architecture, Encode, Linear, build_encoder
 from ridgeline.memory import Batch
 from ridgeline.networks import allowed_actions
@@ -97,6 +98,40 @@ def least_values(critics: Sequence[DiscreteActionValue], obs: Obs) -> Float[Arra
     return jnp.min(jnp.stack([critic.values(obs) for critic in critics]), 0)
 
 
+def soft_value(
+    q: Float[Array, ""], log_prob: Float[Array, ""], temperature: Float[Array, ""] | float
+) -> Float[Array, ""]:
+    """Q(s, a) − α log π(a|s), whose mean over a ~ π is V(s) (Haarnoja et al. 2018, eq. 3)."""
+    return q - temperature * log_prob
+
+
+def expected_soft_value(
+    pi: Categorical, q: Float[Array, "A"], temperature: Float[Array, ""] | float
+) -> Float[Array, ""]:
+    """V(s) = Σₐ π(a|s) (Q(s, a) − α log π(a|s)) (Christodoulou 2019, eq. 10)."""
+    log_probs = jax.nn.log_softmax(pi.logits)
+    return jnp.sum(jnp.exp(log_probs) * (q - temperature * log_probs))
+
+
+def state_value(
+    key: PRNGKeyArray,
+    pi: Distribution,
+    critics: Sequence[DiscreteActionValue],
+    obs: Obs,
+    draws: int,
+    temperature: Float[Array, ""] | float = 0.0,
+) -> Float[Array, ""]:
+    """V(s) = E_{a~π}[Q(s, a) − α log π(a|s)]: the sum over discrete actions, else the mean of so many draws."""
+    if isinstance(pi, Categorical):
+        return expected_soft_value(pi, least_values(critics, obs), temperature)
+
+    def one(key: PRNGKeyArray) -> Float[Array, ""]:
+        action, log_prob = pi.sample_and_log_prob(key)
+        return soft_value(least(critics, obs, action), log_prob, temperature)
+
+    return jnp.mean(jax.vmap(one)(jax.random.split(key, draws)))
+
+
 def where_next_action(batch: Batch) -> Batch:
     """Weights of 0 where the next action is wanted and not in the memory; the others grow to the same mean."""
     known = (batch.continues | (batch.discount == 0)).astype(batch.weight.dtype)
@@ -119,6 +154,25 @@ class Regression[Critics](eqx.Module):
     def begin(cls, critics: Critics, optimiser: OptimiserName) -> "Regression[Critics]":
         """Critics before their first gradient step."""
         return cls(critics, optimiser_state(optimiser, critics))
+
+
+def fit_value[Value: Callable[[Obs], Float[Array, ""]]](
+    state: Regression[Value],
+    obs: Obs,
+    target: Float[Array, "B"],
+    weight: Float[Array, "B"] | float,
+    optimiser: OptimiserName,
+    learning_rate: Float[Array, ""] | float,
+    max_grad_norm: Float[Array, ""] | float,
+) -> tuple[Regression[Value], Float[Array, ""]]:
+    """φ ← φ − α Σᵢ wᵢ ∇V_φ(sᵢ) (V_φ(sᵢ) − yᵢ), the sum a mean; also the loss before it."""
+
+    def loss(value: Value) -> Float[Array, ""]:
+        return jnp.mean(weight * regression_loss(jax.vmap(value)(obs) - target))
+
+    before, gradient = jax.value_and_grad(loss)(state.critics)
+    value, moments, _ = descend(optimiser, state.critics, gradient, state.optimiser, learning_rate, max_grad_norm)
+    return Regression(value, moments), before
 
 
 def fit[Critics: tuple[ActionValue, ...]](

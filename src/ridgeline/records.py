@@ -1,14 +1,16 @@
 """What the records of all algorithms that train networks by gradient steps have in common."""
 
 from abc import abstractmethod
+from typing import Any
 
 import equinox as eqx
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ridgeline.encoders import Activation, Architecture, EncoderBuilder
 from ridgeline.memory import Batch, Experience, Replay
+from ridgeline.networks import Policy
 from ridgeline.optimisation import OptimiserName, descend
-from ridgeline.types import Algorithm, Metrics, Rollout, Steps, real, static
+from ridgeline.types import Action, Algorithm, Carry, Metrics, Obs, Rollout, Steps, real, static
 
 
 class NetworkAlgorithm[State, Policy](Algorithm[State, Policy]):
@@ -41,6 +43,20 @@ class NetworkAlgorithm[State, Policy](Algorithm[State, Policy]):
     ) -> tuple[Params, PyTree[Array], Float[Array, ""]]:
         """One step against the gradient with this record's optimiser and clip; also the gradient's norm."""
         return descend(self.optimiser, params, gradient, moments, rate, self.max_grad_norm)
+
+
+class DrawnActions(eqx.Module):
+    """How a policy π_θ(·|s) acts: by a draw; greedy, by its mode."""
+
+    def act(
+        self, key: PRNGKeyArray, policy: Policy[Any], carry: Carry, obs: Obs, steps: Steps
+    ) -> tuple[Action, Carry]:
+        """A ~ π_θ(·|s)."""
+        return policy.network.distribution(policy.read(obs)).sample(key), carry
+
+    def greedy(self, key: PRNGKeyArray, policy: Policy[Any], carry: Carry, obs: Obs) -> tuple[Action, Carry]:
+        """The mode of π_θ(·|s)."""
+        return policy.network.distribution(policy.read(obs)).mode(), carry
 
 
 class ReplayAlgorithm[Learner, Policy](NetworkAlgorithm[Experience[Learner], Policy]):

@@ -13,11 +13,10 @@ from ridgeline.algorithms.ac import (
     AC,
     SAC,
     entropy_target,
-    expected_soft_value,
     score_loss,
-    soft_value,
     temperature_loss,
 )
+from ridgeline.critics import expected_soft_value, soft_value
 from ridgeline.distributions import Categorical, DiagonalGaussian, TanhGaussian
 from ridgeline.errors import UsageError
 from ridgeline.memory import Batch

@@ -10,13 +10,13 @@ import pytest
 import scipy.special
 from miniatures import tiny
 
-from ridgeline.algorithms.ac import entropy_target, expected_soft_value, score_loss, soft_value, temperature_loss
+from ridgeline.algorithms.ac import entropy_target, score_loss, temperature_loss
 from ridgeline.algorithms.dqn import DQN, epsilon_greedy, td_error
 from ridgeline.algorithms.dqn import td_target as best_td_target
 from ridgeline.algorithms.naf import cholesky_root, quadratic_advantage
 from ridgeline.algorithms.ppo import clipped_surrogate
 from ridgeline.algorithms.trpo import adapted_penalty, improvement
-from ridgeline.critics import Regression, fit, least, td_target, where_next_action
+from ridgeline.critics import Regression, expected_soft_value, fit, least, soft_value, td_target, where_next_action
 from ridgeline.distributions import Categorical
 from ridgeline.memory import Batch
 from ridgeline.rollouts import Sample

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from miniatures import TINY, assert_same, numpy_leaves, random_rollout, tiny
 
-from ridgeline.algorithms.trpo import Rows, mean_improvement, mean_kl, state_value
-from ridgeline.critics import create_critics
+from ridgeline.algorithms.trpo import Rows, mean_improvement, mean_kl
+from ridgeline.critics import create_critics, state_value
 from ridgeline.distributions import Categorical, DiagonalGaussian, Product
 from ridgeline.encoders import Architecture
 from ridgeline.errors import UsageError

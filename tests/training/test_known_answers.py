@@ -1,7 +1,5 @@
 """Both runners drive every algorithm to the known answers of the probes."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,16 +10,8 @@ from ridgeline.environments.probes import PROBE_COUNT, Forever, Probe
 from ridgeline.theory.probes import CHOOSING, GAMMA, LEARNED, VALUES, answers, kinds, misses, quick, train
 from ridgeline.training.runner import Compiled
 
-# The others miss some answer by more than 0.1 with some seed, still: run with --full.
-SURE = ("dqn", "vpg")
-
-
-def case(name: str, continuous: bool) -> Any:
-    return pytest.param(name, continuous, marks=[] if name in SURE else pytest.mark.slow)
-
-
-KINDS = [case(name, continuous) for name in ALGORITHMS for continuous in kinds(quick(name))]
-VALUED = [case(name, kinds(quick(name))[0]) for name in ALGORITHMS if name in VALUES]
+KINDS = [(name, continuous) for name in ALGORITHMS for continuous in kinds(quick(name))]
+VALUED = [(name, kinds(quick(name))[0]) for name in ALGORITHMS if name in VALUES]
 both_runners = pytest.mark.parametrize(
     "hosted", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["compiled", "hosted"]
 )

@@ -25,22 +25,24 @@ from ridgeline.critics import (
     DiscreteActionValue,
     Regression,
     create_critics,
+    expected_soft_value,
     fit,
     least,
     least_values,
+    soft_value,
+    state_value,
     td_target,
     where_next_action,
 )
-from ridgeline.distributions import Categorical, Distribution, TanhGaussian
+from ridgeline.distributions import Categorical, TanhGaussian
 from ridgeline.errors import UsageError
 from ridgeline.memory import Batch, Experience, Replay
 from ridgeline.networks import Actor, Policy, StochasticPolicy, allowed_actions
 from ridgeline.optimisation import optimiser_state, polyak
-from ridgeline.records import ReplayAlgorithm
+from ridgeline.records import DrawnActions, ReplayAlgorithm
 from ridgeline.types import (
     Action,
     ActionSpec,
-    Carry,
     Continuous,
     Discrete,
     EnvSpec,
@@ -71,21 +73,6 @@ class Learner(eqx.Module):
 type State = Experience[Learner]
 
 
-def soft_value(
-    q: Float[Array, ""], log_prob: Float[Array, ""], temperature: Float[Array, ""] | float
-) -> Float[Array, ""]:
-    """Q(s, a) − α log π(a|s), whose mean over a ~ π is V(s) (Haarnoja et al. 2018, eq. 3)."""
-    return q - temperature * log_prob
-
-
-def expected_soft_value(
-    pi: Categorical, q: Float[Array, "A"], temperature: Float[Array, ""] | float
-) -> Float[Array, ""]:
-    """V(s) = Σₐ π(a|s) (Q(s, a) − α log π(a|s)) (Christodoulou 2019, eq. 10)."""
-    log_probs = jax.nn.log_softmax(pi.logits)
-    return jnp.sum(jnp.exp(log_probs) * (q - temperature * log_probs))
-
-
 def score_loss(log_prob: Float[Array, ""], psi: Float[Array, ""]) -> Float[Array, ""]:
     """−log π(a|s) ψ, whose gradient is −∇log π(a|s) ψ: none flows through ψ."""
     return -log_prob * jax.lax.stop_gradient(psi)
@@ -114,7 +101,7 @@ def entropy_target(
     return share * sum((jax.nn.logsumexp(part) for part in jnp.split(logits, cuts)), start=jnp.zeros(()))
 
 
-class AC(ReplayAlgorithm[Learner, Policy[Actor]]):
+class AC(DrawnActions, ReplayAlgorithm[Learner, Policy[Actor]]):
     """Off-policy actor–critic. A record of hyper-parameters; its methods are pure."""
 
     num_envs: int = size(4)  # environments side by side, for each seed
@@ -164,16 +151,6 @@ class AC(ReplayAlgorithm[Learner, Policy[Actor]]):
     def policy(self, state: State) -> Policy[Actor]:
         """π_θ, and the normaliser of what it reads."""
         return Policy(state.learner.actor, state.normaliser)
-
-    def act(
-        self, key: PRNGKeyArray, policy: Policy[Actor], carry: Carry, obs: Obs, steps: Steps
-    ) -> tuple[Action, Carry]:
-        """A ~ π_θ(·|s), which is nearly uniform at first."""
-        return policy.network.distribution(policy.read(obs)).sample(key), carry
-
-    def greedy(self, key: PRNGKeyArray, policy: Policy[Actor], carry: Carry, obs: Obs) -> tuple[Action, Carry]:
-        """The mode of π_θ(·|s)."""
-        return policy.network.distribution(policy.read(obs)).mode(), carry
 
     def learn(
         self, key: PRNGKeyArray, learner: Learner, batch: Batch, steps: Steps
@@ -291,26 +268,8 @@ class AC(ReplayAlgorithm[Learner, Policy[Actor]]):
         log_prob = pi.log_prob(action)
         psi = soft_value(least(critics, obs, action), log_prob, temperature)
         if self.baseline:
-            psi = psi - self.state_value(baseline_key, pi, critics, obs, temperature)
+            psi = psi - state_value(baseline_key, pi, critics, obs, self.baseline_samples, temperature)
         return score_loss(log_prob, psi), entropy
-
-    def state_value(
-        self,
-        key: PRNGKeyArray,
-        pi: Distribution,
-        critics: Sequence[DiscreteActionValue],
-        obs: Obs,
-        temperature: Float[Array, ""],
-    ) -> Float[Array, ""]:
-        """V(s) = E_π[Q − α log π]: the sum over discrete actions, else the mean of `baseline_samples` draws."""
-        if isinstance(pi, Categorical):
-            return expected_soft_value(pi, least_values(critics, obs), temperature)
-
-        def one(key: PRNGKeyArray) -> Float[Array, ""]:
-            action, log_prob = pi.sample_and_log_prob(key)
-            return soft_value(least(critics, obs, action), log_prob, temperature)
-
-        return jnp.mean(jax.vmap(one)(jax.random.split(key, self.baseline_samples)))
 
 
 class SAC(AC):

@@ -19,16 +19,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from ridgeline.critics import Regression
+from ridgeline.critics import Regression, fit_value
 from ridgeline.distributions import log_prob
 from ridgeline.encoders import Activation
 from ridgeline.errors import UsageError
 from ridgeline.networks import Actor, Policy, StateValue
 from ridgeline.normalisation import ObservationNormaliser
-from ridgeline.optimisation import optimiser_state, regression_loss
-from ridgeline.records import NetworkAlgorithm
+from ridgeline.optimisation import optimiser_state
+from ridgeline.records import DrawnActions, NetworkAlgorithm
 from ridgeline.returns import first_episode, rewards_to_go
-from ridgeline.rollouts import everywhere, samples
+from ridgeline.rollouts import everywhere, flatten, samples
 from ridgeline.trajectories import (
     Trajectory,
     TrajectoryMemory,
@@ -37,7 +37,7 @@ from ridgeline.trajectories import (
     smallest,
     weighted_return,
 )
-from ridgeline.types import Action, Carry, EnvSpec, Metrics, Obs, Rollout, Steps, Transition, real, size, static
+from ridgeline.types import EnvSpec, Metrics, Obs, Rollout, Steps, Transition, real, size, static
 
 type Baseline = Literal["none", "mean", "value"]
 type Weighting = Literal["trajectory", "per_decision", "self_normalised", "truncated"]
@@ -81,7 +81,7 @@ class Trajectories(eqx.Module):
     least_effective: float = real(0.3, 0, 1)  # older ones are dropped where ESS / held falls below this
 
 
-class PG(NetworkAlgorithm[State, Policy[Actor]]):
+class PG(DrawnActions, NetworkAlgorithm[State, Policy[Actor]]):
     """Policy gradient. A record of hyper-parameters; its methods are pure."""
 
     fresh: ClassVar[bool] = True
@@ -133,16 +133,6 @@ class PG(NetworkAlgorithm[State, Policy[Actor]]):
     def policy(self, state: State) -> Policy[Actor]:
         """π_θ, and the normaliser of what it reads."""
         return state.policy
-
-    def act(
-        self, key: PRNGKeyArray, policy: Policy[Actor], carry: Carry, obs: Obs, steps: Steps
-    ) -> tuple[Action, Carry]:
-        """A ~ π_θ(·|s)."""
-        return policy.network.distribution(policy.read(obs)).sample(key), carry
-
-    def greedy(self, key: PRNGKeyArray, policy: Policy[Actor], carry: Carry, obs: Obs) -> tuple[Action, Carry]:
-        """The mode of π_θ(·|s)."""
-        return policy.network.distribution(policy.read(obs)).mode(), carry
 
     def update(self, key: PRNGKeyArray, state: State, rollout: Rollout, steps: Steps) -> tuple[State, Metrics]:
         """Gradient steps on the newest trajectories, or on all that the memory holds."""
@@ -246,14 +236,10 @@ class PG(NetworkAlgorithm[State, Policy[Actor]]):
     ) -> tuple[Regression[StateValue], Metrics]:
         """Gradient steps of V towards V^targ = Â + V, all rows at once."""
         target = advantage + everywhere(state.critics, obs)
-        rate = self.annealed(self.value_learning_rate, steps)
+        rate, rows = self.annealed(self.value_learning_rate, steps), flatten((obs, target, live / jnp.mean(live)))
 
         def learn(at: Regression[StateValue], _: None) -> tuple[Regression[StateValue], Array]:
-            loss, gradient = jax.value_and_grad(
-                lambda v: mean_where(regression_loss(everywhere(v, obs) - target), live)
-            )(at.critics)
-            after = self.descend(at.critics, gradient, at.optimiser, rate)
-            return Regression(*after[:2]), loss
+            return fit_value(at, rows[0], rows[1], rows[2], self.optimiser, rate, self.max_grad_norm)
 
         fitted, losses = jax.lax.scan(learn, state, None, self.value_updates)
         spread = mean_where((target - mean_where(target, live)) ** 2, live)

@@ -27,15 +27,12 @@ from ridgeline.minibatches import epochs
 from ridgeline.networks import ActorCritic, Policy, PolicyHead
 from ridgeline.normalisation import ObservationNormaliser, RewardNormaliser
 from ridgeline.optimisation import optimiser_state
-from ridgeline.records import NetworkAlgorithm
+from ridgeline.records import DrawnActions, NetworkAlgorithm
 from ridgeline.returns import explained_variance
 from ridgeline.rollouts import Sample, flatten, samples, standardise
 from ridgeline.types import (
-    Action,
-    Carry,
     EnvSpec,
     Metrics,
-    Obs,
     Rollout,
     Steps,
     real,
@@ -74,7 +71,7 @@ def value_loss(
     return jnp.where(clip > 0, jnp.maximum(error, (within - target) ** 2), error)
 
 
-class PPO(NetworkAlgorithm[State, Policy[ActorCritic]]):
+class PPO(DrawnActions, NetworkAlgorithm[State, Policy[ActorCritic]]):
     """Proximal policy optimisation. A record of hyper-parameters; its methods are pure."""
 
     num_envs: int = size(8)  # environments side by side, for each seed
@@ -122,18 +119,6 @@ class PPO(NetworkAlgorithm[State, Policy[ActorCritic]]):
     def policy(self, state: State) -> Policy[ActorCritic]:
         """π_θ, with V_θ and the normaliser of observations."""
         return state.policy
-
-    def act(
-        self, key: PRNGKeyArray, policy: Policy[ActorCritic], carry: Carry, obs: Obs, steps: Steps
-    ) -> tuple[Action, Carry]:
-        """A ~ π_θ(·|s)."""
-        return policy.network.distribution(policy.read(obs)).sample(key), carry
-
-    def greedy(
-        self, key: PRNGKeyArray, policy: Policy[ActorCritic], carry: Carry, obs: Obs
-    ) -> tuple[Action, Carry]:
-        """The mode of π_θ(·|s)."""
-        return policy.network.distribution(policy.read(obs)).mode(), carry
 
     def update(self, key: PRNGKeyArray, state: State, rollout: Rollout, steps: Steps) -> tuple[State, Metrics]:
         """K epochs over the rollout; then the observations are folded into their normaliser."""

@@ -13,31 +13,28 @@
 The KL is that of the old policy from the new, old ‖ new, everywhere, and a mean over states.
 """
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from ridgeline.critics import Critic, Regression, create_critics, fit, least, least_values, td_target
-from ridgeline.distributions import Categorical, Distribution, log_prob
+from ridgeline.critics import Critic, Regression, create_critics, fit, fit_value, least, state_value, td_target
+from ridgeline.distributions import Distribution, log_prob
 from ridgeline.encoders import Activation
 from ridgeline.errors import UsageError
 from ridgeline.memory import Batch, Experience, Replay
 from ridgeline.minibatches import epochs
 from ridgeline.networks import Actor, Policy, StateValue
 from ridgeline.normalisation import ObservationNormaliser, RewardNormaliser
-from ridgeline.optimisation import optimiser_state, polyak, regression_loss
-from ridgeline.records import NetworkAlgorithm
+from ridgeline.optimisation import optimiser_state, polyak
+from ridgeline.records import DrawnActions, NetworkAlgorithm
 from ridgeline.returns import explained_variance
 from ridgeline.rollouts import Sample, everywhere, flatten, samples, standardise
 from ridgeline.trust_region import trust_region
-from ridgeline.types import Action, Carry, EnvSpec, Metrics, Obs, Rollout, Steps, Transition, real, size, static
-
-type Form = Literal["constraint", "penalty"]
-type CriticKind = Literal["v", "q"]
+from ridgeline.types import Action, EnvSpec, Metrics, Obs, Rollout, Steps, Transition, real, size, static
 
 
 class Penalty(eqx.Module):
@@ -72,6 +69,10 @@ class Rows(NamedTuple):
     old: Distribution
 
 
+# θ, what the penalty form keeps, whether the line search failed, whether there was no direction to search.
+type Moved = tuple[Actor, Penalty | None, Bool[Array, ""], Bool[Array, ""]]
+
+
 def improvement(
     log_prob: Float[Array, ""], old_log_prob: Float[Array, ""], advantage: Float[Array, ""]
 ) -> Float[Array, ""]:
@@ -87,22 +88,13 @@ def adapted_penalty(
     return jnp.clip(jnp.where(kl < target / 1.5, coefficient / 2, raised), 2.0**-20, 2.0**20)
 
 
-def state_value(
-    key: PRNGKeyArray, pi: Distribution, critics: Sequence[Critic], obs: Obs, draws: int
-) -> Float[Array, ""]:
-    """E_{a~π} Q(s, a): exact for discrete actions, the mean of that many draws otherwise."""
-    if isinstance(pi, Categorical):
-        return jnp.sum(jax.nn.softmax(pi.logits) * least_values(critics, obs))
-    return jnp.mean(jax.vmap(lambda k: least(critics, obs, pi.sample(k)))(jax.random.split(key, draws)))
-
-
-class TRPO(NetworkAlgorithm[State, Policy[Actor]]):
+class TRPO(DrawnActions, NetworkAlgorithm[State, Policy[Actor]]):
     """Trust region policy optimisation. A record of hyper-parameters; its methods are pure."""
 
     num_envs: int = size(8)  # environments side by side, for each seed
     rollout_length: int = size(128)  # steps in each of them between updates
-    form: Form = static("constraint")  # KL ≤ δ, or a penalty of C · KL
-    critic: CriticKind = static("v")  # advantages from V with GAE, or from Q and a memory
+    form: Literal["constraint", "penalty"] = static("constraint")  # KL ≤ δ, or a penalty of C · KL
+    critic: Literal["v", "q"] = static("v")  # advantages from V with GAE, or from Q and a memory
     max_kl: float = real(0.01, 0)  # δ, in nats; in penalty form, the target that C is adapted to
     damping: float = real(0.1, 0)  # λ added to the Fisher matrix
     cg_iterations: int = size(15)  # of the conjugate gradient
@@ -142,8 +134,7 @@ class TRPO(NetworkAlgorithm[State, Policy[Actor]]):
             critics = create_critics(critic_key, 1, spec, self.architecture)
             learner = QLearner(Regression.begin(critics, self.optimiser), jax.tree.map(jnp.copy, critics))
             critic = self.replay.begin(spec, self.num_envs, learner, normalise_observations=False)
-        penalised = self.form == "penalty"
-        zero = jnp.zeros((), jnp.int32)
+        penalised, zero = self.form == "penalty", jnp.zeros((), jnp.int32)
         return State(
             Policy(actor, ObservationNormaliser.create(spec.observation, self.normalise_observations)),
             critic,
@@ -156,16 +147,6 @@ class TRPO(NetworkAlgorithm[State, Policy[Actor]]):
     def policy(self, state: State) -> Policy[Actor]:
         """π_θ, and the normaliser of what it reads."""
         return state.policy
-
-    def act(
-        self, key: PRNGKeyArray, policy: Policy[Actor], carry: Carry, obs: Obs, steps: Steps
-    ) -> tuple[Action, Carry]:
-        """A ~ π_θ(·|s)."""
-        return policy.network.distribution(policy.read(obs)).sample(key), carry
-
-    def greedy(self, key: PRNGKeyArray, policy: Policy[Actor], carry: Carry, obs: Obs) -> tuple[Action, Carry]:
-        """The mode of π_θ(·|s)."""
-        return policy.network.distribution(policy.read(obs)).mode(), carry
 
     def update(self, key: PRNGKeyArray, state: State, rollout: Rollout, steps: Steps) -> tuple[State, Metrics]:
         """Move the critic, then θ; then the observations are folded into their normaliser."""
@@ -180,11 +161,8 @@ class TRPO(NetworkAlgorithm[State, Policy[Actor]]):
             rows = samples(network, state.critic.critics, policy.read, x, self.gamma, self.gae_lambda)
             critic, metrics = self.fit_v(critic_key, state.critic, flatten(rows), steps)
         else:
-
-            def learn(key: PRNGKeyArray, learner: QLearner, batch: Batch, steps: Steps) -> Any:
-                return self.fit_q(key, policy.network, learner, batch.read_through(policy.read), steps)
-
-            critic, metrics = self.replay.study(critic_key, state.critic, Rollout(x, ()), steps, self.gamma, learn)
+            learn, stored = partial(self.fit_q, policy), Rollout(x, ())
+            critic, metrics = self.replay.study(critic_key, state.critic, stored, steps, self.gamma, learn)
             rows = self.q_rows(rows_key, policy, critic.learner.critic.critics, x)
         old = everywhere(policy.network.distribution, rows.obs)
         if self.normalise_advantages:
@@ -209,10 +187,7 @@ class TRPO(NetworkAlgorithm[State, Policy[Actor]]):
         rate = self.annealed(self.learning_rate, steps)
 
         def learn(at: Regression[StateValue], batch: Sample) -> tuple[Regression[StateValue], Array]:
-            loss, gradient = jax.value_and_grad(
-                lambda v: jnp.mean(regression_loss(jax.vmap(v)(batch.obs) - batch.target))
-            )(at.critics)
-            return Regression(*self.descend(at.critics, gradient, at.optimiser, rate)[:2]), loss
+            return fit_value(at, batch.obs, batch.target, 1.0, self.optimiser, rate, self.max_grad_norm)
 
         fitted, losses = epochs(key, learn, state, rows, self.value_epochs, self.batch_size)
         explained = explained_variance(rows.target - rows.advantage, rows.target)
@@ -220,16 +195,15 @@ class TRPO(NetworkAlgorithm[State, Policy[Actor]]):
         return fitted, metrics | {"train/learning_rate": rate}
 
     def fit_q(
-        self, key: PRNGKeyArray, actor: Actor, learner: QLearner, batch: Batch, steps: Steps
+        self, policy: Policy[Actor], key: PRNGKeyArray, learner: QLearner, batch: Batch, steps: Steps
     ) -> tuple[QLearner, Metrics, Float[Array, "B"]]:
         """One step of Q_φ towards r + d Q_φ′(s′, a′), a′ ~ π_θ (discrete: its mean), then φ′ ← τφ + (1 − τ)φ′."""
-        rate = self.annealed(self.learning_rate, steps)
-
-        def target(key: PRNGKeyArray, x: Batch) -> Float[Array, ""]:
-            return td_target(x, state_value(key, actor.distribution(x.next_obs), learner.static, x.next_obs, 1))
-
-        targets = jax.vmap(target)(jax.random.split(key, batch.reward.shape[0]), batch)
-        critic, metrics, error = fit(learner.critic, batch, targets, self.optimiser, rate, self.max_grad_norm)
+        batch, rate = batch.read_through(policy.read), self.annealed(self.learning_rate, steps)
+        next_value = jax.vmap(
+            lambda key, obs: state_value(key, policy.network.distribution(obs), learner.static, obs, 1)
+        )(jax.random.split(key, batch.reward.size), batch.next_obs)
+        target = jax.vmap(td_target)(batch, next_value)
+        critic, metrics, error = fit(learner.critic, batch, target, self.optimiser, rate, self.max_grad_norm)
         static = polyak(learner.static, critic.critics, self.tau)
         return QLearner(critic, static), metrics | {"train/learning_rate": rate}, error
 
@@ -248,26 +222,21 @@ class TRPO(NetworkAlgorithm[State, Policy[Actor]]):
 
     def move(
         self, key: PRNGKeyArray, actor: Actor, penalty: Penalty | None, rows: Rows, steps: Steps
-    ) -> tuple[tuple[Actor, Penalty | None, Array, Array], Metrics]:
-        """θ, what comes with it, and whether the search failed or had no direction; not before Q is learnt."""
-        zero = jnp.zeros((), jnp.int32)
+    ) -> tuple[Moved, Metrics]:
+        """Either form's step; not before Q is learnt."""
 
-        def work() -> tuple[tuple[Actor, Penalty | None, Array, Array], Metrics]:
+        def work() -> tuple[Moved, Metrics]:
             if penalty is None:
                 return self.search(actor, rows)
-            moved, changed, metrics = self.climb(key, actor, penalty, flatten(rows), steps)
-            return (moved, changed, zero, zero), metrics
+            return self.climb(key, actor, penalty, flatten(rows), steps)
 
-        def wait() -> tuple[tuple[Actor, Penalty | None, Array, Array], Metrics]:
-            shapes = jax.eval_shape(work)[1]
-            nothing = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), shapes)
-            return (actor, penalty, zero, zero), nothing
+        def wait() -> tuple[Moved, Metrics]:
+            nothing = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), jax.eval_shape(work)[1])
+            return (actor, penalty, jnp.array(False), jnp.array(False)), nothing
 
         return work() if self.critic == "v" else jax.lax.cond(steps.taken >= self.replay.warmup, work, wait)
 
-    def search(
-        self, actor: Actor, rows: Rows
-    ) -> tuple[tuple[Actor, None, Int[Array, ""], Int[Array, ""]], Metrics]:
+    def search(self, actor: Actor, rows: Rows) -> tuple[Moved, Metrics]:
         """The constraint form's step."""
         every, some = flatten(rows), flatten(jax.tree.map(lambda x: x[:: self.fisher_stride], rows))
         moved = trust_region(
@@ -292,12 +261,11 @@ class TRPO(NetworkAlgorithm[State, Policy[Actor]]):
             "train/cg_residual": moved.solution.residual,
             "train/curvature_sign": jnp.sign(moved.solution.curvature),
         }
-        failed, broken = moved.usable & ~accepted, ~moved.usable
-        return (moved.params, None, failed.astype(jnp.int32), broken.astype(jnp.int32)), metrics
+        return (moved.params, None, moved.usable & ~accepted, ~moved.usable), metrics
 
     def climb(
         self, key: PRNGKeyArray, actor: Actor, penalty: Penalty, rows: Rows, steps: Steps
-    ) -> tuple[Actor, Penalty, Metrics]:
+    ) -> tuple[Moved, Metrics]:
         """The penalty form's steps on L(θ) − C Ê KL(π_θold ‖ π_θ), then C's."""
         rate = self.annealed(self.policy_learning_rate, steps)
 
@@ -316,7 +284,8 @@ class TRPO(NetworkAlgorithm[State, Policy[Actor]]):
             "train/penalty": penalty.coefficient,
             "train/policy_grad_norm": jnp.mean(norms),
         }
-        return at[0], Penalty(adapted_penalty(penalty.coefficient, kl, self.max_kl), at[1]), metrics
+        penalty = Penalty(adapted_penalty(penalty.coefficient, kl, self.max_kl), at[1])
+        return (at[0], penalty, jnp.array(False), jnp.array(False)), metrics
 
 
 def mean_kl(rows: Rows, actor: Any) -> Float[Array, ""]:

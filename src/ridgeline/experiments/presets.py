@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from ridgeline.algorithms import by_name
 from ridgeline.algorithms.ac import AC, SAC, ActionSource
 from ridgeline.algorithms.ddpg import DDPG, TD3
 from ridgeline.algorithms.dqn import DQN
@@ -185,10 +186,11 @@ PRESETS: dict[tuple[str, str], Preset] = {
 
 
 def preset(name: str, spec: EnvSpec) -> Preset:
-    """The preset of an algorithm for an environment."""
+    """The preset of an algorithm for an environment; an unknown one starts from its defaults."""
     if (name, spec.id) in PRESETS:
         return PRESETS[name, spec.id]
-    return _GENERAL[name](spec)
+    record: Any = by_name(name)
+    return _GENERAL[name](spec) if name in _GENERAL else Preset(record(), 200_000)
 
 
 def _general_ppo(spec: EnvSpec) -> Preset:

@@ -129,7 +129,7 @@ def all_finite(tree: PyTree[Any]) -> bool:
     return all(np.isfinite(x).all() for x in jax.tree.leaves(tree))
 
 
-def index(tree: PyTree[Any], i: int) -> PyTree[Any]:
+def index(tree: PyTree[Any], i: int | Array) -> PyTree[Any]:
     """Entry i of every leaf's leading axis."""
     return jax.tree.map(lambda x: x[i], tree)
 
