@@ -71,6 +71,8 @@ VARIANTS = {
         "replay": Replay(capacity=100_000, batch_size=64, warmup=1_000, updates=64, window=5),
     },
 }
+# NAF's preset was changed after a look at the default seeds, so these are judged by fresh ones.
+SEEDS = {("naf", "Pendulum-v1"): tuple(range(200, 210))}
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "learning.json"
 DOCS = HERE.parent / "docs"
@@ -96,7 +98,8 @@ def measure(label: str, env: str) -> dict:
     if label in VARIANTS:
         algorithm = dataclasses.replace(preset(label.split()[0], make(env).spec).algorithm, **VARIANTS[label])
     with tempfile.TemporaryDirectory() as out:
-        run = ridgeline.train(algorithm, env, steps=steps, out=out)
+        seeds = {"seeds": SEEDS[label, env]} if (label, env) in SEEDS else {}
+        run = ridgeline.train(algorithm, env, steps=steps, out=out, **seeds)
         curves = run.curves.only("rollout/ep_rew_mean", 100)
         iqm, low, high = curves.iqm("rollout/ep_rew_mean")
     lowest = random_return(env)
@@ -167,7 +170,8 @@ def main() -> None:
 
 INTRODUCTION = f"""\
 Final greedy policies, 100 episodes a seed from starts that all share, of the presets and the default seeds: 10
-where the environment is compiled, 3 on hosts. A seed passes where it stands at 0.95 or more of the way from a
+where the environment is compiled, 3 on hosts; of NAF, whose preset was changed after a look at these, seeds 200 to
+209. A seed passes where it stands at 0.95 or more of the way from a
 random policy to the bar. Presets were tuned on seeds from 100 up, these are seeds from 0. Times are of a shared
 machine with {os.cpu_count()} cores, compiling apart. `python benchmarks/learning.py` makes this page;
 [benchmarks/results/learning.json](../benchmarks/results/learning.json) holds every seed."""

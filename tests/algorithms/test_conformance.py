@@ -8,7 +8,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import pytest
-from miniatures import ALGORITHMS, TINY, all_finite, assert_same, index, tiny
+from miniatures import ALGORITHMS, SAMPLE, TINY, all_finite, assert_same, index, tiny
 
 from ridgeline.algorithms import REGISTRY
 from ridgeline.theory.conformance import (
@@ -25,7 +25,12 @@ from ridgeline.theory.property import QUICK_TO_COMPILE
 
 CASES = [(name, world) for name in ALGORITHMS for world in WORLDS if accepts(tiny(name), WORLDS[world])]
 HOMES = {name: next(world for other, world in CASES if other == name) for name in ALGORITHMS}
-every_case = pytest.mark.parametrize(("name", "world"), CASES)
+# By default the sample in every world, the others at home, in a box and behind a mask.
+SHORT = [(name, world) for name, world in CASES if name in SAMPLE or world in (HOMES[name], "box", "masked")]
+every_case = pytest.mark.parametrize(
+    ("name", "world"),
+    [pytest.param(*case, marks=[] if case in SHORT else pytest.mark.slow) for case in CASES],
+)
 every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
 
 
