@@ -160,15 +160,17 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ),
     ("ac", "CartPole-v1"): Preset(
         AC(
-            num_envs=4,
+            num_envs=8,
             rollout_length=4,
             next_action="expected",
             gradient_action="expected",
-            learning_rate=1e-3,
+            critics=2,
+            learning_rate=2e-3,
             learning_rate_anneal=1.0,
             temperature=0.01,
             normalise_observations=True,
-            replay=Replay(capacity=100_000, batch_size=64, warmup=1_000, updates=8),
+            # The whole run: Q grows without bound, and the policy breaks, once early failures are overwritten.
+            replay=Replay(capacity=200_000, batch_size=64, warmup=1_000, updates=4, window=5),
         ),
         200_000,
     ),
