@@ -298,6 +298,27 @@ def a_termination_hides_what_follows(run: Trained) -> list[str]:
     return ["what follows a termination is learned from"] if depends_on_successors(run, "terminated") else []
 
 
+def edges_stay_finite(run: Trained) -> list[str]:
+    """Updates stay finite: rewards all the same, episodes of one step, actions at their bounds."""
+    key, state, rollout, steps = arguments(run.algorithm, run.spec, run.states[-1], 0)
+    x = rollout.transitions
+    no = np.zeros_like(x.terminated)
+    edges = {
+        "rewards that are all 0": x._replace(reward=np.zeros_like(x.reward)),
+        "rewards that are all 1e6": x._replace(reward=np.full_like(x.reward, 1e6)),
+        "episodes of one step": x._replace(terminated=~no, truncated=no),
+        "episodes cut after one step": x._replace(terminated=no, truncated=~no),
+    }
+    if isinstance(run.spec.action, Continuous):
+        bound = np.where(run.spec.action.bounded, np.sign(x.action), x.action).astype(x.action.dtype)
+        edges["actions at their bounds"] = x._replace(action=bound)
+    wrong = []
+    for name, rows in edges.items():
+        after, _ = run.update(run.algorithm, key, state, rollout._replace(transitions=rows), steps)
+        wrong += [] if all_finite(after) else [f"not with {name}"]
+    return wrong
+
+
 def depends_on_successors(run: Trained, end: str) -> bool:
     """Whether one update from rows that all ended so depends on their successors."""
     key, state, rollout, steps = arguments(run.algorithm, run.spec, run.states[0], 0)
@@ -329,5 +350,6 @@ CHECKS: tuple[Callable[[Trained], list[str]], ...] = (
     exploring_tries_every_action,
     vmapped_update_keeps_shapes,
     a_termination_hides_what_follows,
+    edges_stay_finite,
     two_keys_draw_two_networks,
 )
