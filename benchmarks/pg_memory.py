@@ -53,7 +53,7 @@ def main() -> None:
         rows[weighting] = measure(PG(trajectories=Trajectories(capacity=40, weighting=weighting)))
         differences = np.subtract(rows[weighting]["steps_to_475"], rows["none"]["steps_to_475"])
         rows[weighting]["difference"] = interval(differences)
-    RESULTS.write_text(json.dumps({"seeds": list(SEEDS), "steps": STEPS, "rows": rows}, indent=1) + "\n")
+        RESULTS.write_text(json.dumps({"seeds": list(SEEDS), "steps": STEPS, "rows": rows}, indent=1) + "\n")
     print("| memory | steps to 475: mean | paired difference [95 %] | held | effective | final IQM |")
     print("|---|---|---|---|---|---|")
     for name, row in rows.items():
