@@ -152,7 +152,7 @@ class CMAConstants:
 
 @functools.lru_cache
 def cma_constants(dimension: int, population: int) -> CMAConstants:
-    """Hansen (2016), eq. 49–58; d_σ, the bound on c_σ and the gap are pycma's.
+    """Hansen (2016), eq. 49–58; c_σ, d_σ, the factor min(1, λ/6) of c₁ and the gap are pycma's.
 
     Negative weights are scaled so that C neither decays (α_μ⁻), nor follows too few samples (α_μeff⁻), nor loses
     its positive definiteness (α_posdef⁻): the least of the three (eq. 50–53).
@@ -227,7 +227,8 @@ def tell(
     p_c ← (1 − c_c) p_c + h_σ √(c_c(2 − c_c)μ_eff) y_w;
     C ← (1 − c₁ᵃ − c_μ Σ wⱼ) C + c₁ p_c p_cᵀ + c_μ Σ wᵢ° yᵢ yᵢᵀ, c₁ᵃ = c₁ (1 − (1 − h_σ) c_c (2 − c_c)).
 
-    h_σ stalls p_c while p_σ is long; wᵢ° = wᵢ d/‖C^{−½}yᵢ‖² where wᵢ < 0. The change of ln σ is at most 1.
+    h_σ stalls p_c while p_σ is long, by pycma's bound; wᵢ° = wᵢ d/‖C^{−½}yᵢ‖² where wᵢ < 0. The change of ln σ
+    is at most 1.
     """
     c, n = constants, state.mean.size
     weights = jnp.asarray(c.weights, state.mean.dtype)
