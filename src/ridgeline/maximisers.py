@@ -43,7 +43,12 @@ class Maximiser(eqx.Module):
         """How often f is evaluated for one action."""
 
     def check(self) -> None:
-        """Raise `UsageError` where the sizes do not fit each other."""
+        """Raise `UsageError` where a size is out of its range, or sizes do not fit each other."""
+        for field in dataclasses.fields(self):
+            low, _ = field.metadata["range"]
+            value = getattr(self, field.name)
+            if field.metadata.get("static") and value < low:
+                raise UsageError(f"{type(self).__name__}: {field.name} is {value}: it must be at least {low}")
 
     @abstractmethod
     def __call__(self, key: PRNGKeyArray, f: Objective, size: int) -> Best:
@@ -85,6 +90,7 @@ class Sampling(Maximiser):
 
     def __call__(self, key: PRNGKeyArray, f: Objective, size: int) -> Best:
         """The best of K uniform actions."""
+        self.check()
         actions = jax.random.uniform(key, (self.count, size), minval=-1, maxval=1)
         return best_of(actions, jax.vmap(f)(actions))
 
@@ -114,12 +120,14 @@ class CEM(Maximiser):
         return self.population * self.iterations + 1
 
     def check(self) -> None:
-        """No more elites than samples."""
+        """Sizes in their ranges, and no more elites than samples."""
+        super().check()
         if self.elites > self.population:
             raise UsageError(f"cem: {self.elites} elites of {self.population} samples: lower elites")
 
     def __call__(self, key: PRNGKeyArray, f: Objective, size: int) -> Best:
         """The best of all samples and the last mean."""
+        self.check()
 
         def iterate(carry: tuple[Array, Array], key: PRNGKeyArray) -> tuple[tuple[Array, Array], Best]:
             mean, std = carry
@@ -283,6 +291,7 @@ class CMAES(Maximiser):
 
     def __call__(self, key: PRNGKeyArray, f: Objective, size: int) -> Best:
         """The best of all samples and the last mean."""
+        self.check()
         constants = cma_constants(size, self.population)
 
         def iterate(state: CMAState, key: PRNGKeyArray) -> tuple[CMAState, Best]:
