@@ -43,7 +43,12 @@ class Maximiser(eqx.Module):
         """How often f is evaluated for one action."""
 
     def check(self) -> None:
-        """Raise `UsageError` where the sizes do not fit each other."""
+        """Raise `UsageError` where a size is out of its range, or sizes do not fit each other."""
+        for field in dataclasses.fields(self):
+            low, _ = field.metadata["range"]
+            value = getattr(self, field.name)
+            if field.metadata.get("static") and value < low:
+                raise UsageError(f"{type(self).__name__}: {field.name} is {value}: it must be at least {low}")
 
     @abstractmethod
     def __call__(self, key: PRNGKeyArray, f: Objective, size: int) -> Best:
@@ -85,6 +90,7 @@ class Sampling(Maximiser):
 
     def __call__(self, key: PRNGKeyArray, f: Objective, size: int) -> Best:
         """The best of K uniform actions."""
+        self.check()
         actions = jax.random.uniform(key, (self.count, size), minval=-1, maxval=1)
         return best_of(actions, jax.vmap(f)(actions))
 
@@ -114,12 +120,14 @@ class CEM(Maximiser):
         return self.population * self.iterations + 1
 
     def check(self) -> None:
-        """No more elites than samples."""
+        """Sizes in their ranges, and no more elites than samples."""
+        super().check()
         if self.elites > self.population:
             raise UsageError(f"cem: {self.elites} elites of {self.population} samples: lower elites")
 
     def __call__(self, key: PRNGKeyArray, f: Objective, size: int) -> Best:
         """The best of all samples and the last mean."""
+        self.check()
 
         def iterate(carry: tuple[Array, Array], key: PRNGKeyArray) -> tuple[tuple[Array, Array], Best]:
             mean, std = carry
@@ -152,7 +160,7 @@ class CMAConstants:
 
 @functools.lru_cache
 def cma_constants(dimension: int, population: int) -> CMAConstants:
-    """Hansen (2016), eq. 49–58; d_σ, the bound on c_σ and the gap are pycma's.
+    """Hansen (2016), eq. 49–58; c_σ, d_σ, the factor min(1, λ/6) of c₁ and the gap are pycma's.
 
     Negative weights are scaled so that C neither decays (α_μ⁻), nor follows too few samples (α_μeff⁻), nor loses
     its positive definiteness (α_posdef⁻): the least of the three (eq. 50–53).
@@ -227,7 +235,8 @@ def tell(
     p_c ← (1 − c_c) p_c + h_σ √(c_c(2 − c_c)μ_eff) y_w;
     C ← (1 − c₁ᵃ − c_μ Σ wⱼ) C + c₁ p_c p_cᵀ + c_μ Σ wᵢ° yᵢ yᵢᵀ, c₁ᵃ = c₁ (1 − (1 − h_σ) c_c (2 − c_c)).
 
-    h_σ stalls p_c while p_σ is long; wᵢ° = wᵢ d/‖C^{−½}yᵢ‖² where wᵢ < 0. The change of ln σ is at most 1.
+    h_σ stalls p_c while p_σ is long, by pycma's bound; wᵢ° = wᵢ d/‖C^{−½}yᵢ‖² where wᵢ < 0. The change of ln σ
+    is at most 1.
     """
     c, n = constants, state.mean.size
     weights = jnp.asarray(c.weights, state.mean.dtype)
@@ -282,6 +291,7 @@ class CMAES(Maximiser):
 
     def __call__(self, key: PRNGKeyArray, f: Objective, size: int) -> Best:
         """The best of all samples and the last mean."""
+        self.check()
         constants = cma_constants(size, self.population)
 
         def iterate(state: CMAState, key: PRNGKeyArray) -> tuple[CMAState, Best]:

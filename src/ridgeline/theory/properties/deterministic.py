@@ -1,7 +1,7 @@
 """The deterministic policy gradient, and a Q whose maximum is known, on linear–quadratic control (12 and 13)."""
 
 import dataclasses
-from collections.abc import Callable
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -15,7 +15,7 @@ from ridgeline.critics import Regression, fit, td_target
 from ridgeline.encoders import Architecture, Linear
 from ridgeline.memory import Batch
 from ridgeline.theory.lqr import LQR, Gain
-from ridgeline.theory.property import Measured, proves
+from ridgeline.theory.property import QUICK_TO_COMPILE, Measured, proves
 from ridgeline.types import ArraySpec, Continuous, EnvSpec
 
 _STEPS = 400  # of a trajectory: γ^400 is 1e-18
@@ -191,10 +191,13 @@ def normalised_advantage_is_maximal(full: bool) -> list[Measured]:
         )
 
     keys = jax.random.split(jax.random.key(13), networks)
-    at_mean, slope, above, off_grid, shape, least = map(np.asarray, jax.jit(jax.vmap(one))(keys))
+    at_mean, slope, above, off_grid, shape, least = map(
+        np.asarray, jax.jit(jax.vmap(one), compiler_options=QUICK_TO_COMPILE)(keys)
+    )
     extremes = jnp.asarray(np.array(np.meshgrid(*[[-1e3, -5.0, 0.0, 5.0, 1e3]] * 2, [0.0])).reshape(3, -1).T)
-    roots = jax.vmap(lambda entries: cholesky_root(entries[jnp.array([0, 2, 1])], size))(extremes)
-    extreme = np.linalg.eigvalsh(np.asarray(roots @ jnp.swapaxes(roots, 1, 2)))
+    rooted = jax.jit(jax.vmap(lambda entries: cholesky_root(entries[jnp.array([0, 2, 1])], size)))
+    roots = np.asarray(rooted(extremes))
+    extreme = np.linalg.eigvalsh(roots @ np.swapaxes(roots, 1, 2))
     singular = np.sum(least < 1e-6) + np.sum(extreme < 1e-6)
     return [
         Measured("Q(s, μ) − V", float(at_mean.max()), 1e-12),
@@ -210,8 +213,13 @@ def normalised_advantage_is_maximal(full: bool) -> list[Measured]:
 def _represented(random: np.random.Generator, count: int) -> float:
     """How far NAF's Q is from Q* of LQR, relative, with V, μ and P set to those of the Riccati solution."""
     spec = EnvSpec("LQR", ArraySpec((3,)), Continuous(2, (False, False)))
-    network = NormalisedAdvantage.create(jax.random.key(0), spec, Architecture(()))
-    evaluate: Callable[..., Array] = jax.jit(jax.vmap(lambda n, obs, action: n(obs, action), (None, 0, 0)))
+    # Its shapes alone: every weight is set below.
+    network = eqx.filter_eval_shape(NormalisedAdvantage.create, jax.random.key(0), spec, Architecture(()))
+
+    @partial(jax.jit, compiler_options=QUICK_TO_COMPILE)
+    def evaluate(network: NormalisedAdvantage, obs: Array, action: Array) -> Float[Array, "B"]:
+        return jax.vmap(network)(obs, action)
+
     worst = 0.0
     for _ in range(count):
         problem = LQR.random(random)
