@@ -20,6 +20,8 @@ from ridgeline.critics import expected_soft_value, soft_value
 from ridgeline.distributions import Categorical, DiagonalGaussian, TanhGaussian
 from ridgeline.errors import UsageError
 from ridgeline.memory import Batch
+from ridgeline.theory.conformance import first_state
+from ridgeline.theory.property import QUICK_TO_COMPILE
 from ridgeline.types import ACTION_MASK, ArraySpec, Continuous, Discrete, EnvSpec, MultiDiscrete, Steps
 
 VECTOR = ArraySpec((3,))
@@ -50,8 +52,9 @@ def batch_of(spec: EnvSpec, rows: int = 4) -> Batch:
 
 def learn(algorithm: Any, spec: EnvSpec, batch: Batch, learner: Any = None) -> Any:
     """The learner after one gradient step, its metrics and the rows' errors."""
-    learner = algorithm.init(jax.random.key(0), spec).learner if learner is None else learner
-    return jax.jit(type(algorithm).learn)(algorithm, jax.random.key(1), learner, batch, STEPS)
+    learner = first_state(algorithm, jax.random.key(0), spec).learner if learner is None else learner
+    update = jax.jit(type(algorithm).learn, compiler_options=QUICK_TO_COMPILE)
+    return update(algorithm, jax.random.key(1), learner, batch, STEPS)
 
 
 def all_finite(tree: Any) -> bool:
@@ -103,7 +106,7 @@ def test_rows_left_out_change_nothing_for_the_others() -> None:
 
 def test_the_stored_next_action_is_that_of_the_target() -> None:
     algorithm, batch = tiny("sac", next_action="memory"), batch_of(CONTINUOUS)
-    learner = algorithm.init(jax.random.key(0), CONTINUOUS).learner
+    learner = first_state(algorithm, jax.random.key(0), CONTINUOUS).learner
     x, alpha = index(batch, CONTINUES), jnp.float32(0.7)
     shipped = algorithm.next_value(jax.random.key(0), learner.actor, learner.static, x, alpha)
     q = min(float(critic(x.next_obs, x.next_action)) for critic in learner.static)
@@ -113,7 +116,7 @@ def test_the_stored_next_action_is_that_of_the_target() -> None:
 
 def test_a_drawn_next_action_gives_the_sum_in_the_mean() -> None:
     drawn, summed = tiny("ac", critics=2), tiny("ac", critics=2, next_action="expected")
-    learner, x = drawn.init(jax.random.key(0), DISCRETE).learner, index(batch_of(DISCRETE), 0)
+    learner, x = first_state(drawn, jax.random.key(0), DISCRETE).learner, index(batch_of(DISCRETE), 0)
     actor = dataclasses.replace(learner.actor, head=sharper(learner.actor.head))
     alpha, keys = jnp.float32(0.5), jax.random.split(jax.random.key(0), 20_000)
     each = jax.jit(jax.vmap(lambda k: drawn.next_value(k, actor, learner.static, x, alpha)))(keys)
@@ -196,7 +199,7 @@ def test_the_pathwise_gradient_is_the_score_in_the_mean(baseline: bool, squashed
 @pytest.mark.parametrize("changes", [{}, {"reparameterised": False}, {"next_action": "memory"}])
 def test_saturated_actions_stay_finite(changes: dict[str, Any]) -> None:
     algorithm, batch = tiny("sac", **changes), batch_of(CONTINUOUS)
-    learner = algorithm.init(jax.random.key(0), CONTINUOUS).learner
+    learner = first_state(algorithm, jax.random.key(0), CONTINUOUS).learner
     actor = dataclasses.replace(
         learner.actor,
         head=dataclasses.replace(
@@ -223,7 +226,7 @@ def test_forbidden_actions_stay_finite(name: str, source: Any) -> None:
 def test_a_batch_of_terminal_rows_learns_the_rewards() -> None:
     algorithm, batch = tiny("sac", next_action="memory"), batch_of(DISCRETE)
     batch = dataclasses.replace(batch, discount=jnp.zeros(4), continues=jnp.zeros(4, bool))
-    learner = algorithm.init(jax.random.key(0), DISCRETE).learner
+    learner = first_state(algorithm, jax.random.key(0), DISCRETE).learner
     q = np.mean([jax.vmap(c)(batch.obs, batch.action) for c in learner.critic.critics], 0)
     learned, _, errors = learn(algorithm, DISCRETE, batch)
     np.testing.assert_allclose(errors, q - batch.reward, rtol=1e-4, atol=1e-6)
@@ -233,7 +236,7 @@ def test_a_batch_of_terminal_rows_learns_the_rewards() -> None:
 def test_a_batch_with_no_next_action_learns_nothing() -> None:
     batch = index(batch_of(DISCRETE, 8), jnp.array([TRUNCATED, NEWEST]))
     algorithm = tiny("ac", next_action="memory")
-    critics = algorithm.init(jax.random.key(0), DISCRETE).learner.critic.critics
+    critics = first_state(algorithm, jax.random.key(0), DISCRETE).learner.critic.critics
     assert_same(learn(algorithm, DISCRETE, batch)[0].critic.critics, critics)
 
 
@@ -253,7 +256,7 @@ def test_the_temperature_falls_where_the_policy_is_random_enough(spec: EnvSpec) 
 
 def test_the_target_reads_the_least_critic_and_the_static_copy() -> None:
     algorithm, x = tiny("sac", temperature=0.0), index(batch_of(DISCRETE), 0)
-    learner = algorithm.init(jax.random.key(0), DISCRETE).learner
+    learner = first_state(algorithm, jax.random.key(0), DISCRETE).learner
     summed = tiny("sac", temperature=0.0, next_action="expected")
     pi = jax.nn.softmax(learner.actor.distribution(x.next_obs).logits)
     least = np.minimum(*[c.values(x.next_obs) for c in learner.static])
