@@ -3,7 +3,7 @@
 for each iteration:                                                             (algorithm 1)
   1. N actors run π_θold for T steps                                            the runner, `PPO.act`
   2. advantages Â₁, …, Â_T from V_θold                                          `gae`
-  3. K epochs of minibatches, θ ← θ + α ∇ Ê[L^CLIP − c₁ L^VF + c₂ S[π_θ]]       `objective`
+  3. K epochs of minibatches, θ ← θ + α ∇ Ê[L^CLIP − c₁ L^VF + c₂ S[π_θ]]       `PPO.objective`
      ρ(θ) = π_θ(a|s) / π_θold(a|s)
      L^CLIP = min(ρ Â, clip(ρ, 1 − ε, 1 + ε) Â)                                 `clipped_surrogate`
      L^VF = (V_θ(s) − V^targ)²,  V^targ = Â + V_θold(s)                         `value_loss`
