@@ -169,7 +169,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             learning_rate_anneal=1.0,
             temperature=0.01,
             normalise_observations=True,
-            # The whole run: Q grows without bound, and the policy breaks, once early failures are overwritten.
+            # Five steps: with one, so few updates leave some seeds near 100. The memory holds the whole run.
             replay=Replay(capacity=200_000, batch_size=64, warmup=1_000, updates=4, window=5),
         ),
         200_000,
