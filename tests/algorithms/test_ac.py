@@ -100,7 +100,6 @@ def test_rows_left_out_change_nothing_for_the_others() -> None:
     learned = learn(algorithm, DISCRETE, batch)
     alone = learn(algorithm, DISCRETE, index(batch, jnp.array([CONTINUES, TERMINAL])))
     assert_same(learned[0].critic, alone[0].critic, rtol=1e-4, atol=1e-6)
-    np.testing.assert_array_equal(learned[2][2:], 0)
     np.testing.assert_allclose(learned[2][:2], alone[2], rtol=1e-5)
 
 

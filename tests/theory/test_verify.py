@@ -61,6 +61,12 @@ def test_a_system_has_the_properties_that_name_it():
     assert not {7, 18} & numbers
 
 
+def test_the_probes_of_a_system_train_no_other():
+    (probes,) = [p for p in properties_of("vpg") if p.number == 22]
+    assert probes.systems == ("vpg",)
+    assert probes.measure.args == ("vpg",)
+
+
 def test_an_unknown_system_is_named(capsys):
     assert run("verify foo") == 2
     assert "no system 'foo': there are ac, " in capsys.readouterr().err

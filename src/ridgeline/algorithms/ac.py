@@ -215,10 +215,7 @@ class AC(DrawnActions, ReplayAlgorithm[Learner, Policy[Actor]]):
         target = jax.vmap(td_target)(batch, next_value)
         if self.next_action == "memory":
             batch = where_next_action(batch)
-        critic, metrics, error = fit(
-            learner.critic, batch, target, self.optimiser, learning_rate, self.max_grad_norm
-        )
-        return critic, metrics, jnp.where(batch.weight > 0, error, 0)
+        return fit(learner.critic, batch, target, self.optimiser, learning_rate, self.max_grad_norm)
 
     def next_value(
         self,

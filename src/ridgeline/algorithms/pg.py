@@ -76,7 +76,7 @@ class Trajectories(eqx.Module):
     """How trajectories of older policies are used; with a capacity of 0 they are not."""
 
     capacity: int = size(0, low=0)  # trajectories held, the oldest overwritten; 0: only the newest policy's
-    weighting: Weighting = static("per_decision")
+    weighting: Weighting = static("per_decision")  # of older ones: see `trajectory_weights`
     weight_limit: float = real(2.0, 0)  # c of truncated weights
     least_effective: float = real(0.3, 0, 1)  # older ones are dropped where ESS / held falls below this
 

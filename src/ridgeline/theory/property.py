@@ -5,6 +5,7 @@ import importlib
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -46,10 +47,17 @@ class Property:
     systems: tuple[str, ...]
     reference: str
     measure: Callable[[bool], list[Measured]]
+    alone: Callable[[str, bool], list[Measured]] | None = None  # of one system, where they are measured one by one
 
     def concerns(self, system: str) -> bool:
         """Whether it is one of the proofs of this system."""
         return self.systems == EVERY or system in self.systems
+
+    def of(self, system: str) -> "Property":
+        """The property of this system alone, if it can be told apart."""
+        if self.alone is None:
+            return self
+        return dataclasses.replace(self, systems=(system,), measure=partial(self.alone, system))
 
     def run(self, full: bool = False) -> "Outcome":
         """Measure in float64. `full` takes more cases and more seeds."""
@@ -83,14 +91,18 @@ PROPERTIES: dict[int, Property] = {}
 
 
 def proves(
-    number: int, title: str, systems: tuple[str, ...] = EVERY, reference: str = ""
+    number: int,
+    title: str,
+    systems: tuple[str, ...] = EVERY,
+    reference: str = "",
+    alone: Callable[[str, bool], list[Measured]] | None = None,
 ) -> Callable[[Callable[[bool], list[Measured]]], Callable[[bool], list[Measured]]]:
     """Register the function below as the measure of that property. Each number has one."""
 
     def register(measure: Callable[[bool], list[Measured]]) -> Callable[[bool], list[Measured]]:
         if number in PROPERTIES:
             raise ValueError(f"property {number} is already there: {PROPERTIES[number].title}")
-        PROPERTIES[number] = Property(number, title, systems, reference, measure)
+        PROPERTIES[number] = Property(number, title, systems, reference, measure, alone)
         return measure
 
     return register

@@ -32,7 +32,7 @@ def properties_of(system: str | None) -> list[Property]:
     known = sorted({*REGISTRY} | {name for p in found if p.systems != EVERY for name in p.systems})
     if system not in known:
         raise UsageError(f"no system {system!r}: there are {', '.join(known)}; your own is module:Class")
-    return [p for p in found if p.concerns(system)]
+    return [p.of(system) for p in found if p.concerns(system)]
 
 
 def verify(system: str | None, full: bool) -> int:

@@ -1,7 +1,9 @@
 """The probes, whose answers are known (property 22)."""
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import jax
 import numpy as np
@@ -14,24 +16,14 @@ from ridgeline.theory.property import Measured, proves
 TOLERANCE = 0.1
 
 
-@proves(22, "five probes, both runners: greedy actions and values", tuple(REGISTRY), "by hand")
-def every_algorithm_learns_the_probes(full: bool) -> list[Measured]:
-    """Every algorithm of the registry; on hosts the last probe, the hardest.
-
-    `full`: 20 seeds, each kind of action that it takes, and all probes on hosts too.
-    """
-
-    def one(name: str) -> list[Measured]:
-        with jax.enable_x64(False):  # of this thread alone
-            return learns_the_probes(name, full)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # most of the time XLA compiles, which needs no lock
-        return [measure for measures in pool.map(one, REGISTRY) for measure in measures]
-
-
 def learns_the_probes(name: str, full: bool) -> list[Measured]:
     """One algorithm: the worst miss of any seed, for every probe and both runners."""
-    algorithm, seeds, measured = quick(name), tuple(range(20 if full else 3)), []
+    with jax.enable_x64(False):  # of this thread alone
+        return list(_misses(name, tuple(range(20 if full else 3)), full))
+
+
+def _misses(name: str, seeds: tuple[int, ...], full: bool) -> Iterator[Measured]:
+    algorithm = quick(name)
     for continuous in kinds(algorithm) if full else kinds(algorithm)[:1]:
         for hosted in (False, True):
             for index in range(PROBE_COUNT - 1 if hosted and not full else 0, PROBE_COUNT):
@@ -41,5 +33,15 @@ def learns_the_probes(name: str, full: bool) -> list[Measured]:
                 for what, missed in found.items():
                     learned = int(np.sum(missed <= TOLERANCE))
                     text = f"{where}: {what}, {learned} of {len(seeds)} seeds"
-                    measured.append(Measured(text, float(np.max(missed)), TOLERANCE))
-    return measured
+                    yield Measured(text, float(np.max(missed)), TOLERANCE)
+
+
+@proves(22, "five probes, both runners: greedy actions and values", tuple(REGISTRY), "by hand", learns_the_probes)
+def every_algorithm_learns_the_probes(full: bool) -> list[Measured]:
+    """Every algorithm of the registry; on hosts the last probe, the hardest.
+
+    `full`: 20 seeds, each kind of action that it takes, and all probes on hosts too.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # most of the time XLA compiles, which needs no lock
+        each = pool.map(partial(learns_the_probes, full=full), REGISTRY)
+        return [measure for measures in each for measure in measures]
