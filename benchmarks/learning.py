@@ -27,6 +27,7 @@ from ridgeline.report import figure
 # (label, environment): bar and steps. A label is an algorithm's name, or one with what it changes of the preset.
 ROWS = {
     ("pg", "CartPole-v1"): (480.0, 200_000),
+    ("pg plain", "CartPole-v1"): (480.0, 200_000),
     ("vpg", "CartPole-v1"): (480.0, 200_000),
     ("ppo", "CartPole-v1"): (500.0, 100_000),
     ("trpo", "CartPole-v1"): (500.0, 100_000),
@@ -53,6 +54,7 @@ WITH_Q = {
     "normalise_observations": True,
 }
 VARIANTS = {
+    "pg plain": {"num_envs": 10},
     "trpo q": WITH_Q
     | {
         "rollout_length": 64,
