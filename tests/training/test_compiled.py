@@ -81,7 +81,7 @@ def test_seeds_draw_their_own_environments() -> None:
     assert len({start.tobytes() for start in starts}) == len(starts)
 
 
-# Pendulum's dynamics are rounded otherwise in a program for two devices, so only CartPole's are compared.
+# XLA fuses the updates of DDPG and NAF otherwise in a program for two devices, so they round otherwise (runs.md).
 SHARED = ("dqn", "pg", "ppo")
 # Three seeds on two devices: the second has one to train and one that fills up its share.
 SHARED_OUT = f"""
