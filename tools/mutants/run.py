@@ -91,37 +91,33 @@ class First:
             self.name = f"{report.nodeid} (import)"
 
 
-def answer(source: Path, tests: str, cached: bool, output: Path) -> str:
-    """In a fork: the tests against a copy of the code; the first that failed, '' if none did."""
-    import jax
+def pytest_main(source: Path, tests: str, output: Path, plugins: list[object]) -> int:
+    """In a fork: pytest against a copy of the code."""
     import pytest
 
-    resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT))
     for stream in (sys.stdout, sys.stderr):
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream.fileno())
     sys.path.insert(0, str(source))
     os.environ["PYTHONPATH"] = str(source)
+    options = ["-x", "--tb=short", "--no-header", "-p", "no:cacheprovider"]
+    known = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what was imported before the fork
+    return int(pytest.main([*options, *known, *shlex.split(tests)], plugins=plugins))
+
+
+def answer(source: Path, tests: str, cached: bool, output: Path) -> str:
+    """In a fork: the tests against a copy of the code; the first that failed, '' if none did."""
+    import jax
+
+    resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9 if cached else 0.0)
     first = First()
-    code = pytest.main(
-        [
-            "-x",
-            "-p",
-            "no:cacheprovider",
-            "-W",
-            "ignore::pytest.PytestAssertRewriteWarning",
-            "--tb=short",
-            "--no-header",
-            *shlex.split(tests),
-        ],
-        plugins=[first],
-    )
+    code = pytest_main(source, tests, output, [first])
     ours = sys.modules["ridgeline"].__file__ if "ridgeline" in sys.modules else None
     if ours is not None and not ours.startswith(str(source)):
         return f"ERROR: tested {ours}"
-    if int(code) in (3, 4, 5) and not first.name:
-        return f"ERROR: pytest ended with {int(code)}, see {output}"
-    return first.name or ("" if int(code) == 0 else f"exit {int(code)}")
+    if code in (3, 4, 5) and not first.name:
+        return f"ERROR: pytest ended with {code}, see {output}"
+    return first.name or ("" if code == 0 else f"exit {code}")
 
 
 def run(mutants: Iterable[Mutant], workers: int, cached: bool = True) -> Iterator[Verdict]:
