@@ -1,5 +1,6 @@
 """Tests run against mutants: a fork of this process for each, where JAX is imported but computed nothing."""
 
+import contextlib
 import hashlib
 import importlib
 import json
@@ -33,7 +34,8 @@ class Verdict:
 
 def prepare() -> None:
     """Import what every test needs, but nothing of ours; no computation, so that a fork has one thread."""
-    os.environ |= {"JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1"}
+    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # most time is compiling
+    os.environ |= {"JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1", "XLA_FLAGS": quick}
     os.chdir(ROOT)
     for name in HEAVY.split():
         importlib.import_module(name)
@@ -99,7 +101,7 @@ def pytest_main(source: Path, tests: str, output: Path, plugins: list[object]) -
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream.fileno())
     sys.path.insert(0, str(source))
     os.environ["PYTHONPATH"] = str(source)
-    options = ["-x", "--tb=short", "--no-header", "-p", "no:cacheprovider"]
+    options = ["-x", "-n0", "--tb=short", "--no-header", "-p", "no:cacheprovider"]
     known = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what was imported before the fork
     return int(pytest.main([*options, *known, *shlex.split(tests)], plugins=plugins))
 
@@ -120,15 +122,31 @@ def answer(source: Path, tests: str, cached: bool, output: Path) -> str:
     return first.name or ("" if code == 0 else f"exit {code}")
 
 
+def base(folder: Path) -> None:
+    """A copy of the code with the bytecode that the tests' import hook makes: mutants read it, but for one file."""
+    shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    pid = os.fork()
+    if pid == 0:
+        sys.path.insert(0, str(folder))
+        sys.dont_write_bytecode = False
+        importlib.import_module("jaxtyping").install_import_hook("ridgeline", "beartype.beartype")
+        for file in sorted(folder.rglob("*.py")):
+            with contextlib.suppress(Exception):  # what is slower to read is no fault
+                importlib.import_module(".".join(file.relative_to(folder).with_suffix("").parts))
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
 def run(mutants: Iterable[Mutant], workers: int, cached: bool = True) -> Iterator[Verdict]:
     """The verdicts on mutants, in the order in which they come."""
     waiting, running = list(mutants)[::-1], {}
     with tempfile.TemporaryDirectory() as folder:
+        base(Path(folder) / "base")
         while waiting or running:
             while waiting and len(running) < workers:
                 mutant = waiting.pop()
                 place = Path(tempfile.mkdtemp(dir=folder))
-                shutil.copytree(SOURCE, place / "src")
+                shutil.copytree(Path(folder) / "base", place / "src")
                 mutant.apply(place / "src")
                 pid = os.fork()
                 if pid == 0:
