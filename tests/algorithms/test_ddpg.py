@@ -200,6 +200,13 @@ def test_the_noise_is_the_carry_and_starts_at_zero():
     np.testing.assert_array_equal(algorithm.greedy(jax.random.key(0), policy, carry, obs)[1], carry)
 
 
+def test_lasting_noise_goes_on_from_its_carry_in_bounds():
+    carry, action = jnp.array([2.0, 2.0]), jnp.array([0.5, 0.5])
+    noisy, later = explore(jax.random.key(0), "ornstein_uhlenbeck", carry, action, 0.0, BOUNDED)
+    np.testing.assert_allclose(later, 1.7, rtol=1e-6)
+    np.testing.assert_allclose(noisy, [1, 2.2], rtol=1e-6)
+
+
 def test_uniform_actions_fill_their_box():
     keys = jax.random.split(jax.random.key(0), 1_000)
     many = np.asarray(jax.vmap(lambda k: uniform_action(k, (True,)))(keys))

@@ -36,7 +36,9 @@ def select(every: list[Mutant], options: argparse.Namespace) -> list[Mutant]:
     """The mutants asked for."""
     both = options.chosen == options.operators
     wanted = [
-        m for m in every if (both or options.operators == (m.fault == "operator")) and any(text in m.name for text in options.only)
+        m
+        for m in every
+        if (both or options.operators == (m.fault == "operator")) and any(text in m.name for text in options.only)
     ]
     if options.sample is None:
         return wanted
@@ -48,7 +50,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.mutants", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--chosen", action="store_true", help="only the chosen ones")
     parser.add_argument("--operators", action="store_true", help="only those made from the syntax tree")
-    parser.add_argument("--only", nargs="+", default=[""], metavar="TEXT", help="only those whose names contain one")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], metavar="TEXT", help="only those whose names contain one"
+    )
     parser.add_argument("--sample", type=int, metavar="N", help="so many, drawn at random")
     parser.add_argument("--seed", type=int, default=0, metavar="K", help="of the sample")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="how many at once")

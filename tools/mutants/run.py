@@ -123,7 +123,7 @@ def answer(source: Path, tests: str, cached: bool, output: Path) -> str:
 
 
 def base(folder: Path) -> None:
-    """A copy of the code with the bytecode that the tests' import hook makes: mutants read it, but for one file."""
+    """A copy of the code with the bytecode that the tests' import hook makes, which mutants then only read."""
     shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns("__pycache__"))
     pid = os.fork()
     if pid == 0:
