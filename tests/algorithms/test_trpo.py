@@ -16,7 +16,7 @@ from ridgeline.encoders import Architecture
 from ridgeline.errors import UsageError
 from ridgeline.memory import Batch
 from ridgeline.rollouts import Sample
-from ridgeline.trust_region import backtrack, conjugate_gradient, fisher_vector_product, natural_step
+from ridgeline.trust_region import backtrack, conjugate_gradient, fisher_vector_product, natural_step, trust_region
 from ridgeline.types import ArraySpec, Continuous, Discrete, EnvSpec, Steps
 
 SPEC = EnvSpec("Discrete", ArraySpec((3,)), Discrete(3))
@@ -228,6 +228,26 @@ def test_the_value_of_continuous_actions_is_a_mean_of_draws():
     )
     expected = np.outer(weights, weights).reshape(-1) @ np.asarray(q) / weights.sum() ** 2
     assert value == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize(("bend", "quartic", "expected"), [(0.0, 0.0, 1.0), (100.0, 0.0, 2**-7), (0.0, 5.0, 0.5)])
+def test_a_step_has_to_be_better_and_within_the_region(bend, quartic, expected):
+    """L = θ − bend θ², KL = ½ θ² + quartic θ⁴, from 0 with δ = ½: the full step is 1."""
+    move = trust_region(
+        jnp.zeros(1),
+        lambda x: jnp.sum(x - bend * x**2),
+        lambda x: jnp.sum(0.5 * x**2 + quartic * x**4),
+        lambda x: jnp.sum(0.5 * x**2),
+        0.5 + 1e-6,
+        0.0,
+        iterations=3,
+        ratio=0.5,
+        tries=10,
+    )
+    assert move.fraction == expected
+    np.testing.assert_allclose(move.params, expected, rtol=1e-5)
+    assert move.predicted_kl == pytest.approx(0.5 * expected**2, rel=1e-5)
+    assert move.predicted_gain == pytest.approx(expected, rel=1e-5)
 
 
 @functools.partial(jax.jit, compiler_options=FAST)

@@ -729,7 +729,7 @@ CHOSEN = [
         "algorithms/ddpg.py",
         "keys = jax.random.split(key, batch.reward.shape[0])",
         "keys = jnp.broadcast_to(key, batch.reward.shape)",
-        "tests/algorithms/test_ddpg.py -k 'smoothing or targets'",
+        "tests/algorithms/test_ddpg.py -k noise_of_its_own",
         "a key reused: all targets of a batch move together",
     ),
     (
@@ -961,7 +961,7 @@ CHOSEN = [
         "trust_region.py",
         "(kl <= delta) & (better > 0)",
         "(better > 0)",
-        f"{THEORY} keeps_its_promises",
+        f"{TRPO} -k better_and_within",
         "the trust region bounds nothing",
     ),
     (
@@ -969,7 +969,7 @@ CHOSEN = [
         "trust_region.py",
         "(kl <= delta) & (better > 0)",
         "(kl <= delta)",
-        f"{THEORY} keeps_its_promises",
+        f"{TRPO} -k better_and_within",
         "the line search does not look at L",
     ),
     (
@@ -1131,7 +1131,7 @@ CHOSEN = [
         "maximisers.py",
         "warm = 1 - (1 - c.c_sigma) ** (2 * generation.astype(squared.dtype))",
         "warm = 1 + 0 * generation.astype(squared.dtype)",
-        SEARCH,
+        f"{MAXIMISERS} stalls",
         "p_σ begins at 0, and h_σ does not know it",
     ),
     (
@@ -1139,7 +1139,7 @@ CHOSEN = [
         "maximisers.py",
         "h = (squared / warm / n < 2 + 4 / (n + 1)).astype(squared.dtype)",
         "h = jnp.ones_like(squared / warm / n)",
-        SEARCH,
+        f"{MAXIMISERS} stalls",
         "p_c is not stalled while p_σ is long",
     ),
     (
