@@ -177,6 +177,12 @@ def test_a_drawn_gradient_is_the_sum_in_the_mean(baseline: bool) -> None:
     assert (error > 1e-4).all()
 
 
+def test_the_baseline_takes_spread_away() -> None:
+    keys, logits = jax.random.split(jax.random.key(0), 2_000), jnp.array([0.3, 1.0, -0.5])
+    without, with_it = (mean_gradient(AC(baseline=b), Categorical, logits, keys)[1] for b in (False, True))
+    assert np.linalg.norm(with_it) < 0.95 * np.linalg.norm(without)
+
+
 @pytest.mark.parametrize("squashed", [False, True])
 @pytest.mark.parametrize("baseline", [False, True])
 def test_the_pathwise_gradient_is_the_score_in_the_mean(baseline: bool, squashed: bool) -> None:

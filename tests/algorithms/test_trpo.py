@@ -133,6 +133,15 @@ def test_the_natural_step_is_as_long_as_the_region():
         np.testing.assert_allclose(as_vector(natural.step), np.sqrt(0.06 / (x @ a @ x)) * x, rtol=1e-5)
 
 
+def test_no_step_is_taken_once_a_direction_had_no_positive_curvature():
+    """The first direction is b itself, along which the matrix is positive: what is found there is not taken."""
+    a, b = np.diag([1, 1, -0.5, 1, 1, 1]).astype(np.float32), jnp.asarray([2.0, 1, 0.5, 1, 1, 1])
+    natural = natural_step(product_of(a), as_tree(b), 0.01, 10)
+    assert (as_vector(natural.solution.x) != 0).any()
+    assert not natural.usable
+    np.testing.assert_array_equal(as_vector(natural.step), 0)
+
+
 def test_damping_is_added():
     product = fisher_vector_product(lambda t: jnp.sum(t**2 * jnp.array([1.0, 2.0])), jnp.array([3.0, 4.0]), 0.5)
     np.testing.assert_allclose(product(jnp.array([1.0, 1.0])), [2.5, 4.5])

@@ -936,7 +936,7 @@ CHOSEN = [
         "algorithms/ac.py",
         "psi = psi - state_value(",
         "psi = psi + state_value(",
-        "tests/algorithms/test_ac.py -k 'sum_in_the_mean and True'",
+        "tests/algorithms/test_ac.py -k takes_spread",
         "a baseline that doubles what it should take away",
     ),
     (
@@ -997,11 +997,11 @@ CHOSEN = [
         "directions are not conjugate",
     ),
     (
-        "a direction that is not finite is taken",
+        "a direction without positive curvature is taken",
         "trust_region.py",
         "& (solution.curvature > 0)",
         "",
-        f"{TRPO} -k 'not_positive or as_long_as'",
+        f"{TRPO} -k no_positive_curvature",
         "conjugate gradient ran into pᵀAp ≤ 0 and nobody looks",
     ),
     (
