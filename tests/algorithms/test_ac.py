@@ -80,6 +80,8 @@ def test_entropy_targets() -> None:
     obs = jnp.zeros(3)
     np.testing.assert_allclose(entropy_target(Continuous(3, (True,) * 3), obs, -1.0, 0.5), -3)
     np.testing.assert_allclose(entropy_target(Discrete(4), obs, -1.0, 0.5), np.log(4) / 2, rtol=1e-6)
+    three = entropy_target(MultiDiscrete((2, 5, 3)), obs, -1.0, 0.5)
+    np.testing.assert_allclose(three, np.log(30) / 2, rtol=1e-6)
     two = entropy_target(MultiDiscrete((2, 3)), obs, -1.0, 0.5)
     np.testing.assert_allclose(two, np.log(6) / 2, rtol=1e-6)
     masked = {ACTION_MASK: jnp.array([1, 0, 1, 0, 0], jnp.int8)}

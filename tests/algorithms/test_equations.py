@@ -141,9 +141,9 @@ def test_dqn_moves_its_static_network_every_so_many_steps():
 @pytest.mark.parametrize("huber", [False, True])
 def test_a_step_of_the_critics_is_the_weighted_mean_of_their_gradients(huber):
     x = batch(3, weight=a(1, 0.5, 2))
-    target, w = a(1.0, -9.0, 2.4), np.array([0.7, -0.4])
+    target, w = a(1.0, -9.0, 2.4), np.array([0.4, -0.7])
     state = Regression.begin((_Linear(a(w[0])), _Linear(a(w[1]))), "sgd")
-    fitted, metrics, error = fit(state, x, target, "sgd", 0.1, 1e9, huber)
+    fitted, metrics, error = fit(state, x, target, "sgd", 0.1, 1e9, *([True] if huber else []))
     s, weight = np.array(x.obs), np.array(x.weight)
     q = np.outer(w, s)
     delta = q - np.array(target)
@@ -201,6 +201,8 @@ def test_rows_without_a_next_action_weigh_nothing_and_the_others_more():
     """The first goes on, the second ends, the third is terminal: only the second's next action is wanted."""
     x = batch(3, continues=jnp.array([True, False, False]), discount=a(0.9, 0.9, 0.0), weight=a(1, 1, 0.5))
     np.testing.assert_allclose(where_next_action(x).weight, [1.5, 0, 0.75])
+    one = where_next_action(batch(3, continues=jnp.array([False, True, False])))
+    np.testing.assert_allclose(one.weight, [0, 3, 0])
     none = where_next_action(batch(2, continues=jnp.zeros(2, bool)))
     np.testing.assert_array_equal(none.weight, [0, 0])
 
@@ -273,6 +275,11 @@ def test_improvement_by_hand():
 )
 def test_the_penalty_follows_the_divergence(coefficient, kl, expected):
     assert adapted_penalty(a(coefficient), a(kl), 0.1) == expected
+
+
+def test_the_penalty_stays_at_its_very_limits():
+    assert adapted_penalty(a(3), a(0.75), 0.5) == 3
+    assert adapted_penalty(a(3), a(0.5), 0.75) == 3
 
 
 # What several share

@@ -1,5 +1,6 @@
 """Tests run against mutants: a fork of this process for each, where JAX is imported but computed nothing."""
 
+import ast
 import contextlib
 import hashlib
 import importlib
@@ -50,30 +51,43 @@ def prepare() -> None:
 
 
 class Kept:
-    """Verdicts of earlier runs, each good while the mutated file and the files of tests stay as they are."""
+    """Verdicts of earlier runs, good while the mutated file and the test that noticed (else all) are the same."""
 
     def __init__(self, again: bool) -> None:
         self.path = CACHE / "verdicts.json"
         self.found = json.loads(self.path.read_text()) if self.path.exists() and not again else {}
 
-    @staticmethod
-    def key(mutant: Mutant) -> str:
-        """What a verdict depends on, in short."""
-        files = [ROOT / word for word in shlex.split(mutant.tests) if word.endswith(".py")]
-        parts = [(SOURCE / "ridgeline" / mutant.file).read_bytes(), *(file.read_bytes() for file in files)]
-        parts += [mutant.tests.encode(), str(mutant.start).encode(), mutant.old, mutant.new]
-        return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
-
     def verdict(self, mutant: Mutant) -> "Verdict | None":
         """The verdict on a mutant, where there is one."""
-        found = self.found.get(self.key(mutant))
-        return None if found is None else Verdict(mutant, *found, "")
+        noticed_by, seconds, by = self.found.get(self._key(mutant), ("", 0.0, None))
+        return Verdict(mutant, noticed_by, seconds, "") if by == self._tests(mutant, noticed_by) else None
 
     def keep(self, verdict: "Verdict") -> None:
         """Keep a verdict for the next run."""
-        self.found[self.key(verdict.mutant)] = [verdict.noticed_by, verdict.seconds]
+        by = self._tests(verdict.mutant, verdict.noticed_by)
+        self.found[self._key(verdict.mutant)] = [verdict.noticed_by, verdict.seconds, by]
         self.path.parent.mkdir(exist_ok=True)
         self.path.write_text(json.dumps(self.found))
+
+    @staticmethod
+    def _key(mutant: Mutant) -> str:
+        file = (SOURCE / "ridgeline" / mutant.file).read_bytes()
+        return _hash(file, mutant.tests.encode(), str(mutant.start).encode(), mutant.old, mutant.new)
+
+    @staticmethod
+    def _tests(mutant: Mutant, noticed_by: str) -> str:
+        """What was asked, in short: the function that noticed, else the files of all tests."""
+        path, _, name = noticed_by.partition("::")
+        if name:
+            for node in ast.parse(text := (ROOT / path).read_text()).body:
+                if isinstance(node, ast.FunctionDef) and node.name == name.split("[")[0]:
+                    return _hash((ast.get_source_segment(text, node) or "").encode())
+        files = [ROOT / word for word in shlex.split(mutant.tests) if word.endswith(".py")]
+        return _hash(*(file.read_bytes() for file in files))
+
+
+def _hash(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
 class First:
@@ -103,6 +117,7 @@ def pytest_main(source: Path, tests: str, output: Path, plugins: list[object]) -
     os.environ["PYTHONPATH"] = str(source)
     options = ["-x", "-n0", "--tb=short", "--no-header", "-p", "no:cacheprovider"]
     known = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what was imported before the fork
+    known += ["-W", "ignore:Error reading persistent compilation cache"]  # one half written: compile again
     return int(pytest.main([*options, *known, *shlex.split(tests)], plugins=plugins))
 
 

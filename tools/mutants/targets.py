@@ -55,7 +55,7 @@ TARGETS = [
         ),
         "tests/test_normalisation.py",
     ),
-    ("optimisation.py", ("*",), "tests/test_optimisation.py tests/algorithms/test_equations.py -k 'not dqn'"),
+    ("optimisation.py", ("*",), "tests/test_optimisation.py"),
     ("priorities.py", ("Priorities.put", "Priorities.draw", "importance"), "tests/test_priorities.py"),
     (
         "critics.py",
@@ -65,7 +65,8 @@ TARGETS = [
     (
         "trust_region.py",
         ("*",),
-        f"{THEORY} 'fisher_vector or keeps_its or natural_step_is'",
+        "tests/algorithms/test_trpo.py -k 'conjugate or residual or curvature or as_long or damping"
+        " or backtracking or failed_search or tries or better_and_within'",
     ),
     ("trajectories.py", ("importance_ratios", "weighted_return", "effective_sample_size"), PG),
     ("memory.py", ("Memory.add", "Memory.sample", "Memory.window"), "tests/test_memory.py"),
