@@ -214,6 +214,11 @@ def test_lasting_noise_goes_on_from_its_carry_in_bounds():
     np.testing.assert_allclose(noisy, [1, 2.2], rtol=1e-6)
 
 
+def test_noise_ends_at_the_bounds_there_are():
+    np.testing.assert_array_equal(into_bounds(jnp.array([-3.0, -3.0]), BOUNDED), [-1, -3])
+    np.testing.assert_array_equal(into_bounds(jnp.array([3.0, 3.0]), BOUNDED), [1, 3])
+
+
 def test_uniform_actions_fill_their_box():
     keys = jax.random.split(jax.random.key(0), 1_000)
     many = np.asarray(jax.vmap(lambda k: uniform_action(k, (True,)))(keys))
