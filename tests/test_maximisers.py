@@ -184,6 +184,15 @@ def test_the_mean_moves_to_the_weighted_best_in_order():
     np.testing.assert_allclose(after.mean, expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("factor", "stalled"), [(0.9, False), (1.2, True)])
+def test_the_covariance_path_stalls_while_the_step_path_is_long_for_its_age(factor, stalled):
+    """In the first generation p_σ is √(1 − (1 − c_σ)²) of its later length, and its bound 2 + 4/(n + 1) too."""
+    state, c = CMAState.create(jnp.zeros(3), jnp.float32(1)), cma_constants(3, 6)
+    far = math.sqrt(factor * (2 + 4 / 4) * 3 / c.mu_eff)
+    after = tell(state, jnp.full((6, 3), far / math.sqrt(3)), jnp.arange(6.0), c)
+    assert (after.covariance_path == 0).all() == stalled
+
+
 @every_record
 @pytest.mark.parametrize(
     "f", [lambda a: 0 * a[0], lambda a: NAN * a[0], lambda a: 0 * a[0] - INF], ids=["0", "NaN", "-inf"]

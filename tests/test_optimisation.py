@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from ridgeline.optimisation import descend, optimiser_state, polyak
+from ridgeline.optimisation import descend, optimiser_state, polyak, regression_loss
 
 PARAMS = {"w": jnp.asarray([[1.0, -2.0], [0.5, 3.0]]), "b": jnp.asarray([0.1, -0.2])}
 REFERENCES = {"adam": lambda rate: optax.adam(rate, eps=1e-5), "sgd": optax.sgd}
@@ -36,6 +36,19 @@ def test_descend_is_optaxs_chain(name, max_norm):
         updates, their_state = chain.update(gradient_of(theirs, scale), their_state)
         theirs = optax.apply_updates(theirs, updates)
     assert_close(ours, theirs, rtol=1e-5)
+
+
+def test_the_guard_of_the_norm_is_as_large_as_it_is():
+    """‖g‖ = c = 1e-6: g · c/(‖g‖ + 1e-6) is half of g."""
+    start, gradient = {"w": jnp.zeros(2)}, {"w": jnp.asarray([0.6e-6, 0.8e-6])}
+    moved, _, _ = descend("sgd", start, gradient, optimiser_state("sgd", start), 1.0, 1e-6)
+    np.testing.assert_allclose(moved["w"], [-0.3e-6, -0.4e-6], rtol=1e-5)
+
+
+def test_regression_losses_by_hand():
+    error = jnp.asarray([-3.0, -0.4, 0.0, 1.0, 2.0])
+    np.testing.assert_allclose(regression_loss(error), [4.5, 0.08, 0, 0.5, 2], rtol=1e-6)
+    np.testing.assert_allclose(regression_loss(error, True), [2.5, 0.08, 0, 0.5, 1.5], rtol=1e-6)
 
 
 @optimisers

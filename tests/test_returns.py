@@ -132,8 +132,9 @@ def test_n_step_without_a_discount_factor_is_the_first_reward():
 
 @pytest.mark.parametrize(("value", "expected"), [([1, 2, 4], 1), ([5, 5, 5], 0), ([2, 4, 8], 0), ([3, 4, 6], 1)])
 def test_explained_variance(value, expected):
-    target = jnp.asarray([1.0, 2, 4])
-    assert explained_variance(jnp.asarray(value, float), target) == pytest.approx(expected, abs=1e-6)
+    value, target = jnp.asarray(value, float), jnp.asarray([1.0, 2, 4])
+    for scale in (1, 0.01):
+        assert explained_variance(scale * value, scale * target) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 123.4])

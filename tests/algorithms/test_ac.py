@@ -71,14 +71,17 @@ def test_equations() -> None:
     np.testing.assert_allclose(soft_value(jnp.float32(2), jnp.float32(-1.5), alpha), 2 + 0.3 * 1.5, rtol=1e-6)
     loss, slopes = jax.value_and_grad(score_loss, (0, 1))(jnp.float32(-1.5), jnp.float32(2))
     np.testing.assert_allclose((loss, *slopes), (3.0, -2.0, 0.0))
-    loss, slope = jax.value_and_grad(temperature_loss)(jnp.float32(-2), jnp.float32(0.5), jnp.float32(0.2))
-    np.testing.assert_allclose((loss, slope), (-0.6, 0.3), rtol=1e-6)
+    arguments = jnp.float32(-2), jnp.float32(0.5), jnp.float32(0.2)
+    loss, slopes = jax.value_and_grad(temperature_loss, (0, 1, 2))(*arguments)
+    np.testing.assert_allclose((loss, *slopes), (-0.6, 0.3, 0, 0), rtol=1e-6)
 
 
 def test_entropy_targets() -> None:
     obs = jnp.zeros(3)
     np.testing.assert_allclose(entropy_target(Continuous(3, (True,) * 3), obs, -1.0, 0.5), -3)
     np.testing.assert_allclose(entropy_target(Discrete(4), obs, -1.0, 0.5), np.log(4) / 2, rtol=1e-6)
+    three = entropy_target(MultiDiscrete((2, 5, 3)), obs, -1.0, 0.5)
+    np.testing.assert_allclose(three, np.log(30) / 2, rtol=1e-6)
     two = entropy_target(MultiDiscrete((2, 3)), obs, -1.0, 0.5)
     np.testing.assert_allclose(two, np.log(6) / 2, rtol=1e-6)
     masked = {ACTION_MASK: jnp.array([1, 0, 1, 0, 0], jnp.int8)}
@@ -176,6 +179,19 @@ def test_a_drawn_gradient_is_the_sum_in_the_mean(baseline: bool) -> None:
     assert (error > 1e-4).all()
 
 
+def test_where_all_actions_are_worth_the_same_the_baseline_leaves_no_gradient() -> None:
+    class Same(Quadratic):
+        table = jnp.full(3, 7.0)
+
+    def loss(logits: Any, key: Any) -> Any:
+        actor, zero = Given(Categorical(logits)), jnp.float32(0)
+        return AC(baseline=True).actor_loss(key, actor, (Same(),), jnp.zeros(3), jnp.int32(0), zero)[0]
+
+    keys = jax.random.split(jax.random.key(0), 8)
+    gradients = jax.vmap(jax.grad(loss), (None, 0))(jnp.array([0.3, 1.0, -0.5]), keys)
+    np.testing.assert_allclose(gradients, 0, atol=1e-5)
+
+
 @pytest.mark.parametrize("squashed", [False, True])
 @pytest.mark.parametrize("baseline", [False, True])
 def test_the_pathwise_gradient_is_the_score_in_the_mean(baseline: bool, squashed: bool) -> None:
@@ -263,6 +279,29 @@ def test_the_target_reads_the_least_critic_and_the_static_copy() -> None:
     np.testing.assert_allclose(shipped, np.sum(pi * least), rtol=1e-5)
     still = learn(tiny("sac", tau=0.0), DISCRETE, batch_of(DISCRETE))[0]
     assert_same(still.static, learner.static)
+
+
+def test_errors_are_those_to_the_static_copy_which_moves_every_so_many_steps() -> None:
+    algorithm, batch = tiny("ac", next_action="expected", target_period=3, tau=1.0), batch_of(DISCRETE)
+    first = algorithm.init(jax.random.key(0), DISCRETE).learner
+    first = dataclasses.replace(first, static=jax.tree.map(lambda x: x + 0.3, first.static))
+    second, _, error = learn(algorithm, DISCRETE, batch, first)
+    pi = jax.nn.softmax(jax.vmap(first.actor.distribution)(batch.next_obs).logits)
+    value = np.sum(pi * jax.vmap(first.static[0].values)(batch.next_obs), 1)
+    q = jax.vmap(first.critic.critics[0])(batch.obs, batch.action)
+    np.testing.assert_allclose(error, q - (batch.reward + batch.discount * value), rtol=1e-4, atol=1e-5)
+    assert_same(second.static, first.static)
+    fourth = learn(algorithm, DISCRETE, batch, dataclasses.replace(second, updates=jnp.int32(2)))[0]
+    assert_same(fourth.static, fourth.critic.critics)
+
+
+def test_rows_count_by_their_weights() -> None:
+    """A row of weight 0 is as if it were not there; one of weight 2 as if it were there twice."""
+    algorithm = tiny("ac", next_action="expected", gradient_action="expected", optimiser="sgd", max_grad_norm=1e9)
+    batch = batch_of(DISCRETE)
+    weighted = learn(algorithm, DISCRETE, dataclasses.replace(batch, weight=jnp.array([2.0, 1, 1, 0])))[0]
+    twice = learn(algorithm, DISCRETE, index(batch, jnp.array([0, 0, 1, 2])))[0]
+    assert_same((weighted.actor, weighted.critic), (twice.actor, twice.critic), rtol=1e-4, atol=1e-6)
 
 
 def test_what_cannot_be_is_refused() -> None:

@@ -93,7 +93,8 @@ def test_targets_are_those_of_the_equation(name, source):
     """y = r + d minₖ Q′ₖ(s′, a′), a′ of μ′, of μ or of the memory; no noise here."""
     algorithm = tiny(name, next_action=source, target_noise=0.0)
     learner, batch = first(name).learner, batch_of(8)
-    learner = dataclasses.replace(learner, static_actor=jax.tree.map(lambda x: x + 0.5, learner.static_actor))
+    copies = jax.tree.map(lambda x: x + 0.5, (learner.static_actor, learner.static_critics))
+    learner = dataclasses.replace(learner, static_actor=copies[0], static_critics=copies[1])
     actor = {"target": learner.static_actor, "online": learner.actor, "memory": None}[source]
     action = jax.vmap(actor)(batch.next_obs) if actor else batch.next_action
     each = [values(critic, batch.next_obs, action) for critic in learner.static_critics]
@@ -119,6 +120,12 @@ def test_smoothing_is_clipped_noise_in_bounds():
     assert np.std(many[:, 1]) == pytest.approx(0.2 * inside, rel=0.05)
     none = jax.vmap(lambda k: smoothed(k, action, 0.0, 0.3, BOUNDED))(keys[:4])
     np.testing.assert_array_equal(none, np.broadcast_to(action, (4, 2)))
+
+
+def test_every_row_of_a_batch_has_noise_of_its_own():
+    batch = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), batch_of(8))
+    _, _, error = learn(tiny("td3"), jax.random.key(0), first("td3").learner, batch, steps_at(0))
+    assert len(set(error.tolist())) == 8
 
 
 def test_rows_without_their_next_action_weigh_nothing():
@@ -198,6 +205,18 @@ def test_the_noise_is_the_carry_and_starts_at_zero():
     np.testing.assert_allclose(action, into_bounds(policy.network(obs) + later, BOUNDED), rtol=1e-6)
     assert tiny("ddpg").begin(SPEC) == ()
     np.testing.assert_array_equal(algorithm.greedy(jax.random.key(0), policy, carry, obs)[1], carry)
+
+
+def test_lasting_noise_goes_on_from_its_carry_in_bounds():
+    carry, action = jnp.array([2.0, 2.0]), jnp.array([0.5, 0.5])
+    noisy, later = explore(jax.random.key(0), "ornstein_uhlenbeck", carry, action, 0.0, BOUNDED)
+    np.testing.assert_allclose(later, 1.7, rtol=1e-6)
+    np.testing.assert_allclose(noisy, [1, 2.2], rtol=1e-6)
+
+
+def test_noise_ends_at_the_bounds_there_are():
+    np.testing.assert_array_equal(into_bounds(jnp.array([-3.0, -3.0]), BOUNDED), [-1, -3])
+    np.testing.assert_array_equal(into_bounds(jnp.array([3.0, 3.0]), BOUNDED), [1, 3])
 
 
 def test_uniform_actions_fill_their_box():

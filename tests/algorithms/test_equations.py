@@ -1,8 +1,9 @@
-"""The equations of the algorithms against hand calculations and slow loops in float64."""
+"""Equations of DQN, PPO, TRPO and of what algorithms share, against hand calculations in float64."""
 
 import dataclasses
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,17 +11,18 @@ import pytest
 import scipy.special
 from miniatures import tiny
 
-from ridgeline.algorithms.ac import entropy_target, score_loss, temperature_loss
 from ridgeline.algorithms.dqn import DQN, epsilon_greedy, td_error
 from ridgeline.algorithms.dqn import td_target as best_td_target
-from ridgeline.algorithms.naf import cholesky_root, quadratic_advantage
 from ridgeline.algorithms.ppo import clipped_surrogate
 from ridgeline.algorithms.trpo import adapted_penalty, improvement
-from ridgeline.critics import Regression, expected_soft_value, fit, least, soft_value, td_target, where_next_action
-from ridgeline.distributions import Categorical
+from ridgeline.critics import Regression, fit, fit_value, least, td_target, where_next_action
+from ridgeline.distributions import DiagonalGaussian
 from ridgeline.memory import Batch
-from ridgeline.rollouts import Sample
-from ridgeline.types import ACTION_MASK, ArraySpec, Continuous, Discrete, EnvSpec, MultiDiscrete, Steps
+from ridgeline.networks import Policy
+from ridgeline.normalisation import ObservationNormaliser
+from ridgeline.records import DrawnActions
+from ridgeline.rollouts import Sample, samples, standardise
+from ridgeline.types import ArraySpec, Discrete, EnvSpec, Steps, Transition
 
 
 @pytest.fixture(autouse=True)
@@ -123,15 +125,25 @@ def test_dqn_rows_count_by_their_weights():
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-7)
 
 
+def test_dqn_moves_its_static_network_every_so_many_steps():
+    """C = 3, τ = 1: after the second step nothing has moved, after the third it is the online network."""
+    learner, x, _ = dqn_learner(False)
+    learn = functools.partial(dqn_step, tiny("dqn", optimiser="sgd", target_period=3, tau=1.0))
+    second, third = (learn(dataclasses.replace(learner, updates=jnp.int32(k)), x)[0] for k in (1, 2))
+    for before, after in ((learner.static, second.static), (third.online, third.static)):
+        for got, expected in zip(jax.tree.leaves(after), jax.tree.leaves(before), strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+
 # Critics
 
 
 @pytest.mark.parametrize("huber", [False, True])
 def test_a_step_of_the_critics_is_the_weighted_mean_of_their_gradients(huber):
     x = batch(3, weight=a(1, 0.5, 2))
-    target, w = a(1.0, -9.0, 2.4), np.array([0.7, -0.4])
+    target, w = a(1.0, -9.0, 2.4), np.array([0.4, -0.7])
     state = Regression.begin((_Linear(a(w[0])), _Linear(a(w[1]))), "sgd")
-    fitted, metrics, error = fit(state, x, target, "sgd", 0.1, 1e9, huber)
+    fitted, metrics, error = fit(state, x, target, "sgd", 0.1, 1e9, *([True] if huber else []))
     s, weight = np.array(x.obs), np.array(x.weight)
     q = np.outer(w, s)
     delta = q - np.array(target)
@@ -157,6 +169,26 @@ class _Linear:
         return self.slope * obs
 
 
+def test_a_step_of_v_is_the_weighted_mean_of_its_gradients():
+    s, target, weight, w = np.array([1.0, 2, 3]), np.array([1.0, -9, 2.4]), np.array([1, 0.5, 2]), 0.7
+    state = Regression.begin(_Slope(a(w)), "sgd")
+    fitted, before = fit_value(state, a(s), a(target), a(weight), "sgd", 0.1, 1e9)
+    delta = w * s - target
+    assert before == pytest.approx(np.mean(weight * delta**2 / 2))
+    assert fitted.critics.slope == pytest.approx(w - 0.1 * np.mean(weight * delta * s))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class _Slope:
+    """V(s) = w s."""
+
+    slope: jax.Array
+
+    def __call__(self, obs):
+        return self.slope * obs
+
+
 def test_the_least_of_critics():
     assert least((lambda s, u: s + u, lambda s, u: s * u, lambda s, u: s), a(3), a(2)) == 3
 
@@ -169,41 +201,10 @@ def test_rows_without_a_next_action_weigh_nothing_and_the_others_more():
     """The first goes on, the second ends, the third is terminal: only the second's next action is wanted."""
     x = batch(3, continues=jnp.array([True, False, False]), discount=a(0.9, 0.9, 0.0), weight=a(1, 1, 0.5))
     np.testing.assert_allclose(where_next_action(x).weight, [1.5, 0, 0.75])
+    one = where_next_action(batch(3, continues=jnp.array([False, True, False])))
+    np.testing.assert_allclose(one.weight, [0, 3, 0])
     none = where_next_action(batch(2, continues=jnp.zeros(2, bool)))
     np.testing.assert_array_equal(none.weight, [0, 0])
-
-
-# AC and SAC
-
-
-def test_soft_values_by_hand():
-    assert soft_value(a(3), a(-2), a(0.5)) == 4
-    pi, q = Categorical(jnp.log(a(0.25, 0.75))), a(1, -2)
-    expected = 0.25 * (1 - 0.1 * np.log(0.25)) + 0.75 * (-2 - 0.1 * np.log(0.75))
-    assert expected_soft_value(pi, q, 0.1) == pytest.approx(expected)
-
-
-def test_the_score_loss_descends_minus_the_score_times_psi():
-    assert score_loss(a(-0.5), a(3)) == 1.5
-    assert jax.grad(score_loss, (0, 1))(a(-0.5), a(3)) == (-3, 0)
-
-
-def test_the_temperature_falls_where_the_policy_is_too_random():
-    assert temperature_loss(a(-2), a(1.5), a(0.5)) == -2
-    assert jax.grad(temperature_loss, (0, 1, 2))(a(-2), a(1.5), a(0.5)) == (1, 0, 0)
-
-
-@pytest.mark.parametrize(
-    ("spec", "obs", "expected"),
-    [
-        (Continuous(3, (True,) * 3), a(0), -1.5),
-        (Discrete(4), a(0), 0.3 * np.log(4)),
-        (Discrete(3), {ACTION_MASK: jnp.array([1, 0, 1])}, 0.3 * np.log(2)),
-        (MultiDiscrete((2, 5, 3)), a(0), 0.3 * np.log(30)),
-    ],
-)
-def test_entropy_targets_by_hand(spec, obs, expected):
-    assert entropy_target(spec, obs, -0.5, 0.3) == pytest.approx(expected)
 
 
 # PPO
@@ -276,18 +277,50 @@ def test_the_penalty_follows_the_divergence(coefficient, kl, expected):
     assert adapted_penalty(a(coefficient), a(kl), 0.1) == expected
 
 
-# NAF
+def test_the_penalty_stays_at_its_very_limits():
+    assert adapted_penalty(a(3), a(0.75), 0.5) == 3
+    assert adapted_penalty(a(3), a(0.5), 0.75) == 3
 
 
-def test_the_quadratic_advantage_by_hand():
-    root = a([[2, 0], [3, 5]])
-    off = np.array([0.5, -2])
-    expected = -0.5 * off @ (np.array(root) @ np.array(root).T) @ off
-    assert quadratic_advantage(a(1, 1), a(0.5, 3), root) == pytest.approx(expected)
+# What several share
 
 
-def test_the_root_is_lower_triangular_with_a_positive_diagonal():
-    root = cholesky_root(a(0.1, 0.2, -0.3, 0.4, 0.5, 9), 3)
-    expected = [[np.exp(0.1), 0, 0], [0.2, np.exp(-0.3), 0], [0.4, 0.5, np.exp(5)]]
-    np.testing.assert_allclose(root, expected)
-    assert cholesky_root(a([-9.0]), 1)[0, 0] == pytest.approx(np.exp(-5))
+def test_samples_bootstrap_from_the_successor_and_target_v():
+    """Two episodes, of which the first is cut: its last row bootstraps from s′, not from the next row."""
+    obs, next_obs = np.array([[1.0], [2], [7]]), np.array([[2.0], [3], [8]])
+    ended, reward = np.array([[False], [True], [False]]), np.array([[0.5], [1.5], [-1]])
+    x = Transition(a(obs), jnp.zeros((3, 1, 1)), a(reward), a(next_obs), jnp.zeros((3, 1), bool), jnp.array(ended))
+    found = samples(lambda s: DiagonalGaussian(s[None], a([0])), lambda s: 10 * s, lambda s: s + 1, x, 0.9, 0.5)
+    v, after = 10 * (obs + 1), 10 * (next_obs + 1)
+    delta = reward + 0.9 * after - v
+    advantage = delta + 0.45 * np.array([[float(delta[1, 0])], [0], [0]])
+    np.testing.assert_allclose(found.advantage, advantage)
+    np.testing.assert_allclose(found.target, advantage + v)
+    np.testing.assert_allclose(found.obs, obs + 1)
+
+
+def test_standardised_numbers_have_mean_0_and_deviation_1():
+    np.testing.assert_allclose(standardise(a(1, 3, 8)), (np.array([1, 3, 8]) - 4) / np.std([1, 3, 8]), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("taken", "expected"), [(0, 2.0), (50, 1.5), (100, 1.0)])
+def test_learning_rates_anneal_linearly(taken, expected):
+    steps = Steps(a(taken), a(100), jnp.array(0))
+    assert tiny("ppo", learning_rate_anneal=0.5).annealed(2.0, steps) == pytest.approx(expected)
+
+
+def test_drawn_actions_read_the_normaliser_and_greedy_ones_are_the_mode():
+    class Gaussian(eqx.Module):
+        def distribution(self, obs):
+            return DiagonalGaussian(obs, jnp.full(2, -1.0))
+
+    normaliser = ObservationNormaliser.create(ArraySpec((2,)), True).fold(jnp.float32([[1, 2], [3, 6]]))
+    policy, obs, key = Policy(Gaussian(), normaliser), jnp.float32([2.5, -2]), jax.random.key(0)
+    mode = (np.array([2.5, -2]) - [2, 4]) / [1, 2]
+    greedy, carry = DrawnActions().greedy(key, policy, (), obs)
+    np.testing.assert_allclose(greedy, mode, rtol=1e-6)
+    assert carry == ()
+    keys = jax.random.split(key, 4_000)
+    drawn = jax.vmap(lambda k: DrawnActions().act(k, policy, (), obs, Steps(a(0), a(1), jnp.array(0)))[0])(keys)
+    np.testing.assert_allclose(np.mean(drawn, 0), mode, atol=0.03)
+    np.testing.assert_allclose(np.std(drawn, 0), np.exp(-1), rtol=0.05)

@@ -37,6 +37,7 @@ def trajectory(length: int, size: int = 6):
 def test_ratios_stay_where_their_squares_are_floats():
     ratios = importance_ratios(jnp.full(3, 1e4), jnp.zeros(3), jnp.ones(3, bool))
     assert all_finite(jnp.sum(jnp.tile(ratios, 1000) ** 2))
+    np.testing.assert_allclose(ratios, np.exp(30), rtol=1e-5)
 
 
 @pytest.mark.parametrize("length", [1, 4, 6])
@@ -54,6 +55,9 @@ def test_weighted_returns_are_their_double_sum(length, per_decision):
     reward, _, _, live = trajectory(length)
     weight, baseline = jnp.asarray(np.exp(random.normal(size=6)), float), 0.7
     found = weighted_return(reward, live, weight, GAMMA, baseline, per_decision)
+    if not per_decision:
+        plain = weighted_return(reward, live, weight, GAMMA)
+        np.testing.assert_array_equal(plain, weighted_return(reward, live, weight, GAMMA, 0.0, False))
     for t in range(length):
         discounts = GAMMA ** np.arange(length - t)
         if per_decision:
@@ -67,9 +71,10 @@ def test_no_gradient_flows_through_psi_nor_from_behind_the_end():
     def loss(log_probs, psi):
         return surrogate(log_probs, psi, jnp.array([True, True, False]))
 
-    by_log_prob, by_psi = jax.grad(loss, (0, 1))(jnp.zeros(3), jnp.array([2.0, -3.0, 5.0]))
+    by_log_prob, by_psi = jax.grad(loss, (0, 1))(-jnp.arange(1.0, 4), jnp.array([2.0, -3.0, 5.0]))
     np.testing.assert_array_equal(by_log_prob, [2, -3, 0])
     np.testing.assert_array_equal(by_psi, 0)
+    assert loss(-jnp.arange(1.0, 4), jnp.array([2.0, -3.0, 5.0])) == -2 + 6
 
 
 def test_effective_sample_sizes_by_hand():
@@ -231,6 +236,7 @@ def test_policies_that_have_nothing_in_common_stay_finite(weighting):
 
 def test_a_mean_over_nothing_is_zero():
     assert mean_where(jnp.ones(3), jnp.zeros(3, bool)) == 0
+    assert mean_where(jnp.array([3.0, 5.0]), jnp.array([True, False])) == 3
 
 
 LIMITED = dataclasses.replace(SPEC, max_episode_steps=500)

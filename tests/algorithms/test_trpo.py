@@ -14,14 +14,16 @@ from ridgeline.critics import create_critics, state_value
 from ridgeline.distributions import Categorical, DiagonalGaussian, Product
 from ridgeline.encoders import Architecture
 from ridgeline.errors import UsageError
+from ridgeline.memory import Batch
 from ridgeline.rollouts import Sample
-from ridgeline.trust_region import backtrack, conjugate_gradient, fisher_vector_product, natural_step
+from ridgeline.trust_region import backtrack, conjugate_gradient, fisher_vector_product, natural_step, trust_region
 from ridgeline.types import ArraySpec, Continuous, Discrete, EnvSpec, Steps
 
 SPEC = EnvSpec("Discrete", ArraySpec((3,)), Discrete(3))
 CONTINUOUS = EnvSpec("Continuous", ArraySpec((3,)), Continuous(2, (True, False)))
 STEPS = Steps(jnp.float32(8), jnp.float32(100), jnp.int32(1))
 FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+RANDOM = np.random.default_rng(0)
 FORMS = [{"form": form, "critic": critic} for form in ("constraint", "penalty") for critic in ("v", "q")]
 every_form = pytest.mark.parametrize("form", FORMS, ids=lambda x: f"{x['form']}-{x['critic']}")
 
@@ -131,6 +133,15 @@ def test_the_natural_step_is_as_long_as_the_region():
         np.testing.assert_allclose(as_vector(natural.step), np.sqrt(0.06 / (x @ a @ x)) * x, rtol=1e-5)
 
 
+def test_no_step_is_taken_once_a_direction_had_no_positive_curvature():
+    """The first direction is b itself, along which the matrix is positive: what is found there is not taken."""
+    a, b = np.diag([1, 1, -0.5, 1, 1, 1]).astype(np.float32), jnp.asarray([2.0, 1, 0.5, 1, 1, 1])
+    natural = natural_step(product_of(a), as_tree(b), 0.01, 10)
+    assert (as_vector(natural.solution.x) != 0).any()
+    assert not natural.usable
+    np.testing.assert_array_equal(as_vector(natural.step), 0)
+
+
 def test_damping_is_added():
     product = fisher_vector_product(lambda t: jnp.sum(t**2 * jnp.array([1.0, 2.0])), jnp.array([3.0, 4.0]), 0.5)
     np.testing.assert_allclose(product(jnp.array([1.0, 1.0])), [2.5, 4.5])
@@ -226,6 +237,66 @@ def test_the_value_of_continuous_actions_is_a_mean_of_draws():
     )
     expected = np.outer(weights, weights).reshape(-1) @ np.asarray(q) / weights.sum() ** 2
     assert value == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize(("bend", "quartic", "expected"), [(0.0, 0.0, 1.0), (100.0, 0.0, 2**-7), (0.0, 5.0, 0.5)])
+def test_a_step_has_to_be_better_and_within_the_region(bend, quartic, expected):
+    """L = θ − bend θ², KL = ½ θ² + quartic θ⁴, from 0 with δ = ½: the full step is 1."""
+    move = trust_region(
+        jnp.zeros(1),
+        lambda x: jnp.sum(x - bend * x**2),
+        lambda x: jnp.sum(0.5 * x**2 + quartic * x**4),
+        lambda x: jnp.sum(0.5 * x**2),
+        0.5 + 1e-6,
+        0.0,
+        iterations=3,
+        ratio=0.5,
+        tries=10,
+    )
+    assert move.fraction == expected
+    np.testing.assert_allclose(move.params, expected, rtol=1e-5)
+    assert move.predicted_kl == pytest.approx(0.5 * expected**2, rel=1e-5)
+    assert move.predicted_gain == pytest.approx(expected, rel=1e-5)
+
+
+@functools.partial(jax.jit, compiler_options=FAST)
+def begun(algorithm):
+    return algorithm.init(jax.random.key(0), SPEC)
+
+
+def test_q_rows_say_how_much_better_than_the_policy_an_action_is():
+    algorithm = tiny("trpo", critic="q")
+    state, x = begun(algorithm), random_rollout(RANDOM, algorithm, SPEC).transitions
+    critics = critics_for(SPEC)
+    rows = jax.jit(type(algorithm).q_rows)(algorithm, jax.random.key(1), state.policy, critics, x)
+    pi = jax.nn.softmax(jax.vmap(jax.vmap(state.policy.network.distribution))(x.obs).logits)
+    q = np.asarray(jax.vmap(jax.vmap(critics[0].values))(x.obs))
+    chosen = np.take_along_axis(q, x.action[..., None], 2)[..., 0]
+    np.testing.assert_allclose(rows.target, chosen, rtol=1e-4)
+    np.testing.assert_allclose(rows.advantage, chosen - np.sum(pi * q, 2), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        rows.log_prob, np.log(np.take_along_axis(pi, x.action[..., None], 2))[..., 0], rtol=1e-4
+    )
+
+
+def test_q_is_fitted_to_the_static_copys_value_of_the_policy():
+    algorithm = tiny("trpo", critic="q", tau=0.25)
+    state = begun(algorithm)
+    learner = state.critic.learner
+    learner = dataclasses.replace(learner, static=jax.tree.map(lambda x: x + 0.3, learner.static))
+    obs, next_obs = jnp.asarray(RANDOM.normal(size=(2, 4, 3)), float)
+    numbers, action, discount = jnp.arange(4.0), jnp.array([0, 2, 1, 0]), jnp.array([0.9, 0.0, 0.9, 0.9])
+    ones = jnp.ones(4)
+    batch = Batch(obs, action, numbers, next_obs, action, ones > 0, discount, ones, jnp.zeros((4, 2), jnp.int32))
+    later, _, error = jax.jit(type(algorithm).fit_q)(
+        algorithm, state.policy, jax.random.key(1), learner, batch, STEPS
+    )
+    pi = jax.nn.softmax(jax.vmap(state.policy.network.distribution)(next_obs).logits)
+    value = np.sum(pi * jax.vmap(learner.static[0].values)(next_obs), 1)
+    q = jax.vmap(learner.critic.critics[0])(obs, action)
+    np.testing.assert_allclose(error, q - (numbers + discount * value), rtol=1e-4, atol=1e-5)
+    expected = jax.tree.map(lambda o, n: o + 0.25 * (n - o), learner.static, later.critic.critics)
+    assert_same(later.static, expected, rtol=1e-5, atol=1e-7)
 
 
 # Updates

@@ -1,6 +1,7 @@
 """Put faults into copies of the code and see the tests notice: docs/mutants.md.
 
 uv run python -m tools.mutants                        # all of them; writes docs/mutants.json and docs/mutants.md
+uv run python -m tools.mutants --chosen --page        # some of them; writes what is known of the others too
 uv run python -m tools.mutants --sample 16 --seed 3   # so many, drawn at random; writes nothing, as does --only
 """
 
@@ -36,7 +37,10 @@ def select(every: list[Mutant], options: argparse.Namespace) -> list[Mutant]:
     """The mutants asked for."""
     both = options.chosen == options.operators
     wanted = [
-        m for m in every if (both or options.operators == (m.fault == "operator")) and options.only in m.name
+        m
+        for m in every
+        if (both or options.operators == (m.fault == "operator"))
+        and any(text in f"{m.file}: {m.name}" for text in options.only)
     ]
     if options.sample is None:
         return wanted
@@ -48,11 +52,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.mutants", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--chosen", action="store_true", help="only the chosen ones")
     parser.add_argument("--operators", action="store_true", help="only those made from the syntax tree")
-    parser.add_argument("--only", default="", metavar="TEXT", help="only those whose names contain it")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], metavar="TEXT", help="only those whose names contain one"
+    )
     parser.add_argument("--sample", type=int, metavar="N", help="so many, drawn at random")
     parser.add_argument("--seed", type=int, default=0, metavar="K", help="of the sample")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="how many at once")
     parser.add_argument("--again", action="store_true", help="also those whose file and tests have not changed")
+    parser.add_argument("--page", action="store_true", help="write the page also where some have not been run")
     parser.add_argument("--list", action="store_true", help="say them and stop")
     options = parser.parse_args()
     begun, arguments = time.monotonic(), json.loads(ARGUMENTS.read_text())
@@ -90,8 +97,8 @@ def main() -> int:
         failed |= bool(verdict.noticed_by) == (name in arguments)
     seconds, noticed = time.monotonic() - begun, sum(bool(v.noticed_by) for v in verdicts)
     print(f"{noticed} of {len(verdicts)} mutants noticed, in {seconds:.0f} s")
-    if len(verdicts) == len(every):
-        write(ROOT / "docs", mutants, verdicts, arguments)
+    if options.page or len(verdicts) == len(every):
+        write(ROOT / "docs", every, [v for v in map(kept.verdict, every) if v], arguments)
     return int(failed)
 
 

@@ -20,15 +20,18 @@ class Mutant:
     tests: str
     fault: str
 
-    def apply(self, source: Path) -> None:
-        """Put the fault into a copy of the code."""
-        path = source / "ridgeline" / self.file
-        text, end = path.read_bytes(), self.start + len(self.old)
+    def text(self, source: Path) -> bytes:
+        """The file with the fault."""
+        text, end = (source / "ridgeline" / self.file).read_bytes(), self.start + len(self.old)
         if text[self.start : end] != self.old:
             raise Stale(f"{self.name}: {self.file} has changed since this began; begin again")
         mutated = text[: self.start] + self.new + text[end:]
         ast.parse(mutated)  # code that cannot be read at all would count as noticed
-        path.write_bytes(mutated)
+        return mutated
+
+    def apply(self, source: Path) -> None:
+        """Put the fault into a copy of the code."""
+        (source / "ridgeline" / self.file).write_bytes(self.text(source))
 
 
 class Stale(Exception):

@@ -78,7 +78,7 @@ def alternatives(node: ast.AST) -> Iterator[ast.expr]:
         case ast.Constant(int(value)):
             yield ast.Constant(value + 1)
         case ast.Constant(float(value)):
-            yield ast.Constant(2 * value)
+            yield ast.Constant(2 * value or 1.0)
         case ast.IfExp(test, body, orelse):
             yield ast.IfExp(test, orelse, body)
         case ast.Call(ast.Attribute(_, "where"), [_, yes, no]):

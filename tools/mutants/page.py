@@ -1,7 +1,8 @@
 """The results of a whole run, as data and as a page."""
 
+import datetime
+import itertools
 import json
-from collections import Counter
 from pathlib import Path
 
 from tools.mutants.mutant import Mutant
@@ -23,40 +24,41 @@ def _code(text: str) -> str:
     return "`` " + text.replace("|", "\\|") + " ``"
 
 
+def _row(*cells: object) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
 def write(docs: Path, mutants: list[Mutant], verdicts: list[Verdict], arguments: dict[str, str]) -> None:
-    """docs/mutants.json and docs/mutants.md."""
+    """docs/mutants.json and docs/mutants.md; what there is no verdict on is said to be so."""
     by_name = {v.mutant.name: v for v in verdicts}
-    rows = [
-        {
-            "name": m.name,
-            "kind": "operator" if m.fault == "operator" else "chosen",
-            "file": m.file,
-            "noticed_by": by_name[m.name].noticed_by or None,
-            **({} if by_name[m.name].noticed_by else {"argument": arguments.get(m.name)}),
-        }
-        for m in mutants
-    ]
-    (docs / "mutants.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
-    lines = [HEAD]
-    lines += [
-        f"{len(rows)} mutants, {sum(bool(r['noticed_by']) for r in rows)} noticed; "
-        f"{sum(v.seconds for v in verdicts) / len(verdicts):.1f} s each, two at once."
-    ]
+    chosen, operators = ([m for m in mutants if (m.fault == "operator") is of_tree] for of_tree in (False, True))
+
+    def result(m: Mutant) -> str:
+        if m.name not in by_name:
+            return "not run"
+        return by_name[m.name].noticed_by or f"survives: {arguments.get(m.name, 'WITHOUT AN ARGUMENT')}"
+
+    def counts(some: list[Mutant]) -> tuple[int, int, int]:
+        run = [by_name[m.name] for m in some if m.name in by_name]
+        return len(some), len(run), sum(bool(v.noticed_by) for v in run)
+
+    rows = [{"name": m.name, "kind": "operator" if m in operators else "chosen", "file": m.file} for m in mutants]
+    data = (
+        json.dumps(row | {"result": result(m)}, ensure_ascii=False) for row, m in zip(rows, mutants, strict=True)
+    )
+    (docs / "mutants.json").write_text("[\n" + ",\n".join(data) + "\n]\n")
+
+    seconds = sum(v.seconds for v in verdicts) / max(1, len(verdicts))
+    lines = [HEAD, f"{datetime.date.today()}, {seconds:.1f} s each.", ""]
+    lines += ["| | made | run | noticed |", "|---|---|---|---|"]
+    lines += [_row(name, *counts(some)) for name, some in (("chosen", chosen), ("operators", operators))]
     lines += ["", "## Chosen", "", "| mutant | file | the fault | noticed by |", "|---|---|---|---|"]
-    for m in mutants:
-        if m.fault != "operator":
-            test = by_name[m.name].noticed_by.split("::")[-1]
-            lines.append(
-                f"| {m.name} | `{m.file}` | {m.fault} | {_code(test) if test else 'nothing: see below'} |"
-            )
-    lines += ["", "## Operators", "", "| file | function | mutants | noticed |", "|---|---|---|---|"]
-    made, seen = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
-    for row in rows:
-        if row["kind"] == "operator":
-            file, function, _ = str(row["name"]).split(":", 2)
-            made[file, function] += 1
-            seen[file, function] += bool(row["noticed_by"])
-    lines += [f"| `{file}` | `{f}` | {made[file, f]} | {seen[file, f]} |" for file, f in made]
+    for m in chosen:
+        lines.append(f"| {m.name} | `{m.file}` | {m.fault} | {_code(result(m).split('::')[-1])} |")
+    lines += ["", "## Operators", "", "| file | function | made | run | noticed |", "|---|---|---|---|---|"]
+    functions = itertools.groupby(operators, lambda m: tuple(m.name.split(":", 2)[:2]))
+    lines += [_row(f"`{file}`", f"`{function}`", *counts(list(some))) for (file, function), some in functions]
     lines += ["", "## Survivors", "", "| mutant | why it may |", "|---|---|"]
-    lines += [f"| {_code(str(r['name']))} | {r['argument']} |" for r in rows if not r["noticed_by"]]
+    survivors = [m for m in mutants if m.name in by_name and not by_name[m.name].noticed_by]
+    lines += [f"| {_code(m.name)} | {result(m).removeprefix('survives: ')} |" for m in survivors]
     (docs / "mutants.md").write_text("\n".join(lines) + "\n")
