@@ -172,10 +172,10 @@ def main() -> None:
 
 INTRODUCTION = f"""\
 Final greedy policies, 100 episodes a seed from starts that all share, of the presets and the default seeds: 10
-where the environment is compiled, 3 on hosts; of NAF, whose preset was changed after a look at these, seeds 200 to
-209. A seed passes where it stands at 0.95 or more of the way from a
-random policy to the bar. Presets were tuned on seeds from 100 up, these are seeds from 0. Times are of a shared
-machine with {os.cpu_count()} cores, compiling apart. `python benchmarks/learning.py` makes this page;
+where the environment is compiled, 3 on hosts; of NAF, whose preset was changed after a look at these, seeds 200
+to 209. A seed passes where it stands at 0.95 or more of the way from a random policy to the bar. Presets were
+tuned on seeds from 100 up. Times are of a machine with {os.cpu_count()} cores that other work kept busy, compiling
+apart: they are no measure of speed. `python benchmarks/learning.py` makes this page;
 [benchmarks/results/learning.json](../benchmarks/results/learning.json) holds every seed."""
 
 
