@@ -104,6 +104,11 @@ def test_kl_of_another_family_is_refused(p, q):
         p.kl(stranger)
 
 
+def test_kl_of_fewer_entries_is_refused():
+    with pytest.raises(ValueError, match="shorter"):
+        PRODUCT.kl(Product(TWIN.parts[:1]))
+
+
 @fixed
 @given(logits)
 def test_categorical_is_scipys_softmax(x):

@@ -82,6 +82,25 @@ def test_single_samples_still_move_the_mean_after_2_to_the_24():
     assert exact(end.variance) == pytest.approx((1 - share) * (1 + share * (x - 1) ** 2), abs=1e-7)
 
 
+def test_a_total_is_the_sum_of_both_words():
+    assert Total(jnp.float32(3), jnp.float32(0.5)).value == 3.5
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (2, 3)])
+def test_entries_that_do_not_count_are_as_if_they_were_not_there(shape):
+    random = np.random.default_rng(0)
+    chosen, some = Normaliser.create(shape), Normaliser.create(shape)
+    for counts in (np.array([True, False, True, True]), np.array([False, False, True, False])):
+        x = random.normal(size=(4, *shape)).astype(np.float32)
+        chosen, some = chosen.fold(jnp.asarray(x[counts])), some.fold(jnp.asarray(x), jnp.asarray(counts))
+    for one, other in ((chosen.count, some.count), (chosen.mean, some.mean), (chosen.variance, some.variance)):
+        np.testing.assert_allclose(one.value, other.value, rtol=1e-5)
+
+
+def test_after_one_number_the_deviation_is_that_of_epsilon():
+    assert Normaliser.create(()).fold(jnp.full(1, 3.0)).deviation == pytest.approx(1e-4, rel=1e-3)
+
+
 def test_before_any_data_it_is_the_identity():
     x = jnp.asarray([0.3, -2.0, 9.9])
     np.testing.assert_array_equal(Normaliser.create((3,))(x), x)

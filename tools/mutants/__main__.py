@@ -98,7 +98,7 @@ def main() -> int:
     seconds, noticed = time.monotonic() - begun, sum(bool(v.noticed_by) for v in verdicts)
     print(f"{noticed} of {len(verdicts)} mutants noticed, in {seconds:.0f} s")
     if options.page or len(verdicts) == len(every):
-        write(ROOT / "docs", every, [v for v in map(kept.verdict, every) if v], arguments)
+        write(ROOT / "docs", every, [v for v in map(Kept(again=False).verdict, every) if v], arguments)
     return int(failed)
 
 

@@ -55,12 +55,14 @@ class Kept:
 
     def __init__(self, again: bool) -> None:
         self.path = CACHE / "verdicts.json"
-        self.found = json.loads(self.path.read_text()) if self.path.exists() and not again else {}
+        self.again = again
+        self.found = json.loads(self.path.read_text()) if self.path.exists() else {}
 
     def verdict(self, mutant: Mutant) -> "Verdict | None":
-        """The verdict on a mutant, where there is one."""
+        """The verdict on a mutant, where there is one and none is asked for again."""
         noticed_by, seconds, by = self.found.get(self._key(mutant), ("", 0.0, None))
-        return Verdict(mutant, noticed_by, seconds, "") if by == self._tests(mutant, noticed_by) else None
+        known = by == self._tests(mutant, noticed_by) and not self.again
+        return Verdict(mutant, noticed_by, seconds, "") if known else None
 
     def keep(self, verdict: "Verdict") -> None:
         """Keep a verdict for the next run."""

@@ -20,7 +20,7 @@ TARGETS = [
     (
         "distributions.py",
         ("Product.log_prob", "Product.entropy", "Product.kl"),
-        f"{DISTRIBUTIONS} 'add_up or expected or mode'",
+        f"{DISTRIBUTIONS} 'add_up or expected or mode or refused'",
     ),
     (
         "distributions.py",
