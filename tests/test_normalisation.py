@@ -196,3 +196,11 @@ def test_rewards_are_divided_by_the_deviation_of_the_return():
         normaliser, actual = scale(normaliser, reward, ended, 0.9)
         np.testing.assert_allclose(actual, expected, rtol=1e-5)
     assert actual[3, 2] == -10
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_scaled_rewards_end_at_ten(sign):
+    """One reward among four hundred is twenty deviations."""
+    reward = jnp.zeros((400, 1)).at[7].set(sign)
+    _, scaled = RewardNormaliser.create(1).scale(reward, jnp.ones((400, 1), bool), 0.0)
+    assert scaled[7, 0] == 10 * sign
