@@ -58,6 +58,9 @@ def write(docs: Path, mutants: list[Mutant], verdicts: list[Verdict], arguments:
     lines += ["", "## Operators", "", "| file | function | made | run | noticed |", "|---|---|---|---|---|"]
     functions = itertools.groupby(operators, lambda m: tuple(m.name.split(":", 2)[:2]))
     lines += [_row(f"`{file}`", f"`{function}`", *counts(list(some))) for (file, function), some in functions]
+    missing = dict.fromkeys(f"`{':'.join(m.name.split(':', 2)[:2])}`" for m in operators if m.name not in by_name)
+    if missing:
+        lines += ["", f"Not run, or not all of it: {', '.join(missing)}."]
     lines += ["", "## Survivors", "", "| mutant | why it may |", "|---|---|"]
     survivors = [m for m in mutants if m.name in by_name and not by_name[m.name].noticed_by]
     lines += [f"| {_code(m.name)} | {result(m).removeprefix('survives: ')} |" for m in survivors]
