@@ -7,7 +7,7 @@
 3. θ ← θ + α ∇J(θ)                                                                   `PG.update`
 
 The gradient belongs to the policy that acted, which is why older trajectories need weights. An episode cut by its
-time limit simply ends: there is no V to bootstrap from. VPG is the same with a learned V as the baseline.
+time limit simply ends: there is no V to bootstrap from. VPG has one, as the baseline, and bootstraps there.
 """
 
 import dataclasses
@@ -76,7 +76,7 @@ class Trajectories(eqx.Module):
     """How trajectories of older policies are used; with a capacity of 0 they are not."""
 
     capacity: int = size(0, low=0)  # trajectories held, the oldest overwritten; 0: only the newest policy's
-    weighting: Weighting = static("per_decision")  # of older ones: see `trajectory_weights`
+    weighting: Weighting = static("per_decision")  # how trajectories of older policies are weighted
     weight_limit: float = real(2.0, 0)  # c of truncated weights
     least_effective: float = real(0.3, 0, 1)  # older ones are dropped where ESS / held falls below this
 
@@ -236,10 +236,11 @@ class PG(DrawnActions, NetworkAlgorithm[State, Policy[Actor]]):
     ) -> tuple[Regression[StateValue], Metrics]:
         """Gradient steps of V towards V^targ = Â + V, all rows at once."""
         target = advantage + everywhere(state.critics, obs)
-        rate, rows = self.annealed(self.value_learning_rate, steps), flatten((obs, target, live / jnp.mean(live)))
+        rate = self.annealed(self.value_learning_rate, steps)
+        rows, wanted, weight = flatten((obs, target, live / jnp.mean(live)))
 
         def learn(at: Regression[StateValue], _: None) -> tuple[Regression[StateValue], Array]:
-            return fit_value(at, rows[0], rows[1], rows[2], self.optimiser, rate, self.max_grad_norm)
+            return fit_value(at, rows, wanted, weight, self.optimiser, rate, self.max_grad_norm)
 
         fitted, losses = jax.lax.scan(learn, state, None, self.value_updates)
         spread = mean_where((target - mean_where(target, live)) ** 2, live)
