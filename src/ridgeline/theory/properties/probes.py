@@ -36,7 +36,9 @@ def _misses(name: str, seeds: tuple[int, ...], full: bool) -> Iterator[Measured]
                     yield Measured(text, float(np.max(missed)), TOLERANCE)
 
 
-@proves(22, "five probes, both runners: greedy actions and values", tuple(REGISTRY), "by hand", learns_the_probes)
+@proves(
+    22, "the probes, in both runners: greedy actions and values", tuple(REGISTRY), "by hand", learns_the_probes
+)
 def every_algorithm_learns_the_probes(full: bool) -> list[Measured]:
     """Every algorithm of the registry; on hosts the last probe, the hardest.
 
