@@ -100,8 +100,7 @@ def measure(label: str, env: str) -> dict:
     if label in VARIANTS:
         algorithm = dataclasses.replace(preset(label.split()[0], make(env).spec).algorithm, **VARIANTS[label])
     with tempfile.TemporaryDirectory() as out:
-        seeds = {"seeds": SEEDS[label, env]} if (label, env) in SEEDS else {}
-        run = ridgeline.train(algorithm, env, steps=steps, out=out, **seeds)
+        run = ridgeline.train(algorithm, env, steps=steps, seeds=SEEDS.get((label, env)), out=out)
         curves = run.curves.only("rollout/ep_rew_mean", 100)
         iqm, low, high = curves.iqm("rollout/ep_rew_mean")
     lowest = random_return(env)
