@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from miniatures import assert_same, index, numpy_leaves, random_actions, random_obs, tiny
+from miniatures import all_finite, assert_same, index, numpy_leaves, random_actions, random_obs, tiny
 
 from ridgeline.algorithms.ac import (
     AC,
@@ -55,10 +55,6 @@ def learn(algorithm: Any, spec: EnvSpec, batch: Batch, learner: Any = None) -> A
     learner = first_state(algorithm, jax.random.key(0), spec).learner if learner is None else learner
     update = jax.jit(type(algorithm).learn, compiler_options=QUICK_TO_COMPILE)
     return update(algorithm, jax.random.key(1), learner, batch, STEPS)
-
-
-def all_finite(tree: Any) -> bool:
-    return all(np.isfinite(x).all() for x in jax.tree.leaves(tree))
 
 
 def test_equations() -> None:

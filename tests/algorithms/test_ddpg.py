@@ -16,13 +16,13 @@ from ridgeline.critics import least, where_next_action
 from ridgeline.errors import UsageError
 from ridgeline.exploration import explore, into_bounds, ornstein_uhlenbeck, uniform_action
 from ridgeline.memory import Batch, Replay
+from ridgeline.theory.property import QUICK_TO_COMPILE
 from ridgeline.types import ArraySpec, Continuous, Discrete, EnvSpec, Steps
 
 BOUNDED = (True, False)
 SPEC = EnvSpec("Continuous", ArraySpec((3,)), Continuous(2, BOUNDED))
 random = np.random.default_rng(0)
-FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-learn = jax.jit(lambda algorithm, *rest: algorithm.learn(*rest), compiler_options=FAST)
+learn = jax.jit(lambda algorithm, *rest: algorithm.learn(*rest), compiler_options=QUICK_TO_COMPILE)
 targets = jax.jit(jax.vmap(lambda a, *rest: a.target(*rest), (None, None, None, 0)))
 values = jax.jit(lambda critic, obs, action: jax.vmap(critic)(obs, action))
 act = jax.jit(jax.vmap(lambda a, *rest: a.act(*rest), (None, 0, None, None, None, None)))
@@ -31,7 +31,7 @@ act = jax.jit(jax.vmap(lambda a, *rest: a.act(*rest), (None, 0, None, None, None
 @functools.cache
 def first(name: str) -> Any:
     """The state before the first step; one compilation serves every option."""
-    return jax.jit(lambda a: a.init(jax.random.key(0), SPEC), compiler_options=FAST)(tiny(name))
+    return jax.jit(lambda a: a.init(jax.random.key(0), SPEC), compiler_options=QUICK_TO_COMPILE)(tiny(name))
 
 
 def steps_at(taken: float) -> Steps:

@@ -11,13 +11,13 @@ from miniatures import all_finite, assert_same, tiny
 from ridgeline.algorithms.naf import cholesky_root, quadratic_advantage
 from ridgeline.errors import UsageError
 from ridgeline.memory import Batch
+from ridgeline.theory.property import QUICK_TO_COMPILE
 from ridgeline.types import ArraySpec, Continuous, Discrete, EnvSpec, Steps
 
 SPEC = EnvSpec("Continuous", ArraySpec((3,)), Continuous(2, (True, False)))
 STEPS = Steps(jnp.float32(50), jnp.float32(100), jnp.int32(0))
-FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 random = np.random.default_rng(0)
-learn = jax.jit(lambda algorithm, *rest: algorithm.learn(*rest), compiler_options=FAST)
+learn = jax.jit(lambda algorithm, *rest: algorithm.learn(*rest), compiler_options=QUICK_TO_COMPILE)
 
 
 def batch_of(count: int, terminal: bool) -> Batch:
@@ -32,7 +32,9 @@ def batch_of(count: int, terminal: bool) -> Batch:
 
 @pytest.fixture(scope="module")
 def learner():
-    return jax.jit(lambda a: a.init(jax.random.key(0), SPEC), compiler_options=FAST)(tiny("naf")).learner
+    return jax.jit(lambda a: a.init(jax.random.key(0), SPEC), compiler_options=QUICK_TO_COMPILE)(
+        tiny("naf")
+    ).learner
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

@@ -12,15 +12,20 @@ from ridgeline.errors import UsageError
 from ridgeline.experiments.presets import PRESETS
 from ridgeline.maximisers import CEM, CMAES, Sampling
 from ridgeline.memory import Batch
+from ridgeline.theory.property import QUICK_TO_COMPILE
 from ridgeline.types import ArraySpec, Continuous, Discrete, EnvSpec, Steps
 
 SPEC = EnvSpec("Box", ArraySpec((3,)), Continuous(2, (True, True)))
-FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 KINDS = {"sampling": Sampling, "cem": CEM, "cma_es": CMAES}
 random = np.random.default_rng(0)
-learn = jax.jit(lambda algorithm, *rest: algorithm.learn(*rest), compiler_options=FAST)
-greedy = jax.jit(jax.vmap(lambda a, *rest: a.greedy(*rest)[0], (None, 0, None, None, 0)), compiler_options=FAST)
-act = jax.jit(jax.vmap(lambda a, *rest: a.act(*rest)[0], (None, 0, None, None, None, None)), compiler_options=FAST)
+learn = jax.jit(lambda algorithm, *rest: algorithm.learn(*rest), compiler_options=QUICK_TO_COMPILE)
+greedy = jax.jit(
+    jax.vmap(lambda a, *rest: a.greedy(*rest)[0], (None, 0, None, None, 0)), compiler_options=QUICK_TO_COMPILE
+)
+act = jax.jit(
+    jax.vmap(lambda a, *rest: a.act(*rest)[0], (None, 0, None, None, None, None)),
+    compiler_options=QUICK_TO_COMPILE,
+)
 
 
 def steps_at(taken: float) -> Steps:
@@ -41,7 +46,7 @@ def batch_of(count: int, terminal: bool = False) -> Batch:
 def state():
     """Of twin critics whose output layers are large enough that actions matter."""
     algorithm = tiny("qsearch", critics=2)
-    return jax.jit(lambda a: a.init(jax.random.key(0), SPEC), compiler_options=FAST)(algorithm)
+    return jax.jit(lambda a: a.init(jax.random.key(0), SPEC), compiler_options=QUICK_TO_COMPILE)(algorithm)
 
 
 def grid_maximum(critics, obs):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from miniatures import TINY, assert_same, numpy_leaves, random_rollout, tiny
+from miniatures import TINY, all_finite, assert_same, numpy_leaves, random_rollout, tiny
 
 from ridgeline.algorithms.trpo import Rows, mean_improvement, mean_kl
 from ridgeline.critics import create_critics, state_value
@@ -16,19 +16,19 @@ from ridgeline.encoders import Architecture
 from ridgeline.errors import UsageError
 from ridgeline.memory import Batch
 from ridgeline.rollouts import Sample
+from ridgeline.theory.property import QUICK_TO_COMPILE
 from ridgeline.trust_region import backtrack, conjugate_gradient, fisher_vector_product, natural_step, trust_region
 from ridgeline.types import ArraySpec, Continuous, Discrete, EnvSpec, Steps
 
 SPEC = EnvSpec("Discrete", ArraySpec((3,)), Discrete(3))
 CONTINUOUS = EnvSpec("Continuous", ArraySpec((3,)), Continuous(2, (True, False)))
 STEPS = Steps(jnp.float32(8), jnp.float32(100), jnp.int32(1))
-FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 RANDOM = np.random.default_rng(0)
 FORMS = [{"form": form, "critic": critic} for form in ("constraint", "penalty") for critic in ("v", "q")]
 every_form = pytest.mark.parametrize("form", FORMS, ids=lambda x: f"{x['form']}-{x['critic']}")
 
 
-@functools.partial(jax.jit, static_argnames="spec", compiler_options=FAST)
+@functools.partial(jax.jit, static_argnames="spec", compiler_options=QUICK_TO_COMPILE)
 def updated(algorithm, rollout, spec=SPEC):
     state = algorithm.init(jax.random.key(0), spec)
     return state, *algorithm.update(jax.random.key(1), state, rollout, STEPS)
@@ -39,10 +39,6 @@ def update(spec=SPEC, change=lambda x: x, **changes):
     algorithm = tiny("trpo", **changes)
     rollout = random_rollout(np.random.default_rng(0), algorithm, spec)
     return updated(algorithm, rollout._replace(transitions=change(rollout.transitions)), spec)
-
-
-def finite(tree) -> bool:
-    return all(np.isfinite(x).all() for x in jax.tree.leaves(tree))
 
 
 def moved(before, after) -> bool:
@@ -103,7 +99,7 @@ def test_conjugate_gradient_stops_once_converged():
     one, many = (conjugate_gradient(lambda v: v, b, n) for n in (1, 100))
     assert_same(many.x, one.x)
     assert_same(many.x, b)
-    assert finite(many)
+    assert all_finite(many)
 
 
 def test_conjugate_gradient_of_nothing_is_nothing():
@@ -259,7 +255,7 @@ def test_a_step_has_to_be_better_and_within_the_region(bend, quartic, expected):
     assert move.predicted_gain == pytest.approx(expected, rel=1e-5)
 
 
-@functools.partial(jax.jit, compiler_options=FAST)
+@functools.partial(jax.jit, compiler_options=QUICK_TO_COMPILE)
 def begun(algorithm):
     return algorithm.init(jax.random.key(0), SPEC)
 
@@ -306,7 +302,7 @@ def test_q_is_fitted_to_the_static_copys_value_of_the_policy():
 def test_an_update_moves_the_policy_and_says_by_how_much(form):
     before, after, metrics = update(**form)
     assert moved(before, after)
-    assert finite((after, metrics))
+    assert all_finite((after, metrics))
     assert metrics["train/approx_kl"] > 0
     if form["form"] == "constraint":
         assert metrics["train/approx_kl"] <= 0.01
@@ -354,7 +350,7 @@ EDGES = {
 @every_form
 def test_numbers_at_the_edges_are_finite(form, edge):
     _, after, metrics = update(**EDGES[edge] | form)
-    assert finite(after)
+    assert all_finite(after)
     unmeasured = {"train/explained_variance"} if edge in ("one row", "advantages that do not vary") else set()
     assert all(np.isfinite(value) for name, value in metrics.items() if name not in unmeasured)
     if edge == "δ = 1e-8" and form["form"] == "constraint":

@@ -68,8 +68,10 @@ def test_the_first_seeds_decide_later_episodes_too(start):
     assert not np.array_equal(first[1], latter[0])
 
 
-def test_large_seeds_are_taken(start):
-    start("CartPole-v1", [2**32 - 1, 2**31, 0])
+def test_of_large_seeds_31_bits_count(start):
+    _, first = start("CartPole-v1", [2**32 - 1, 2**31, 0])
+    assert not np.array_equal(first[0], first[2])
+    np.testing.assert_array_equal(first[1], first[2])
 
 
 @pytest.mark.parametrize(
