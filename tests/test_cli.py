@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from ridgeline import cli
+from ridgeline.cli import devices
+from ridgeline.cli.words import parse_seeds
 
 QUICK = [
     "--evaluation-episodes",
@@ -27,7 +29,7 @@ QUICK = [
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_use_all_cores", lambda device: None)  # devices are fixed once JAX has started
+    monkeypatch.setattr(devices, "use_all_cores", lambda device: None)  # devices are fixed once JAX has started
     return
 
 
@@ -220,7 +222,7 @@ def test_a_run_says_which_module_it_needs_and_imports_nothing_itself(
     [("3", (0, 1, 2)), ("7,", (7,)), ("3,5,8", (3, 5, 8)), ("20:23", (20, 21, 22))],
 )
 def test_seeds(text: str, seeds: tuple[int, ...]) -> None:
-    assert cli.parse_seeds(text) == seeds
+    assert parse_seeds(text) == seeds
 
 
 def test_list_and_doctor(capsys: pytest.CaptureFixture[str]) -> None:

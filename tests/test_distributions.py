@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ridgeline.distributions import Categorical, DiagonalGaussian, Distribution, Product, log_prob
+from ridgeline.distributions import Categorical, DiagonalGaussian, Distribution, Product, TanhGaussian, log_prob
 
 COUNT = 5
 fixed = settings(deadline=None, derandomize=True, max_examples=100)
@@ -195,3 +195,14 @@ def test_gaussian_samples_follow_the_distribution():
     z = (np.asarray(samples_of(GAUSSIAN), float) - np.asarray(GAUSSIAN.mean)) / np.exp(GAUSSIAN.log_std)
     assert min(scipy.stats.kstest(column, "norm").pvalue for column in z.T) > 1e-3
     assert scipy.stats.pearsonr(*z.T).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("action", [1.0, -1.0, 1 - 1e-9, 0.3])
+def test_a_squashed_action_at_its_bound_is_as_likely_as_one_at_1e_6_from_it(action):
+    """The entry that is not bounded is a plain Gaussian, beyond 1 too."""
+    with jax.enable_x64(True):
+        mean, std = np.array([0.3, -1.0]), np.exp([-0.5, 0.4])
+        found = log_prob(TanhGaussian(jnp.array(mean), jnp.log(std), (True, False)), jnp.array([action, 2.5]))
+        inside = np.clip(action, -(1 - 1e-6), 1 - 1e-6)
+        squashed = scipy.stats.norm(mean[0], std[0]).logpdf(np.arctanh(inside)) - np.log1p(-(inside**2))
+        assert found == pytest.approx(squashed + scipy.stats.norm(mean[1], std[1]).logpdf(2.5), rel=1e-8)

@@ -83,7 +83,7 @@ class Memory(eqx.Module):
 
         def put(ring: Array, x: Array) -> Array:
             if length == 1:  # one row never wraps, and a slice is written in place
-                return jax.lax.dynamic_update_index_in_dim(ring, x[0], self.head, 0)
+                return jax.lax.dynamic_update_slice_in_dim(ring, x, self.head, 0)
             return ring.at[index].set(x, unique_indices=True)
 
         priorities = self.priorities
@@ -132,14 +132,15 @@ class Memory(eqx.Module):
     ) -> Batch:
         """The window of at most n steps from the row that is `age` rows younger than the oldest.
 
-        It stops where the episode ends and at the newest row: there k < n, and γᵏ is the right discount still.
+        It stops where the episode ends and at the newest row: there k < n, γᵏ is the right discount still, and
+        nothing continues.
         """
         ages = age + jnp.arange(n)
         rows = (self.head - self.filled + ages) % self.rows
-        ended = self.data.ended[rows, column] if n > 1 else jnp.zeros(1, bool)
-        held = (ages < self.filled) & ~jnp.concatenate([jnp.zeros(1, bool), ended[:-1]])
+        ended = jnp.concatenate([jnp.zeros(1, bool), self.data.ended[rows[:-1], column]])
+        held = (ages < self.filled) & ~ended
         reward, k = n_step(self.data.reward[rows, column], held, gamma)
-        first, last, following = rows[0], rows[k - 1], (rows[k - 1] + 1) % self.rows
+        first, last, following = rows[0], rows[k - 1], (rows[-1] + 1) % self.rows
 
         def read(x: PyTree[Array], row: Int[Array, ""]) -> PyTree[Array]:
             return jax.tree.map(lambda a: a[row, column], x)

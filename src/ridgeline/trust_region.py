@@ -121,7 +121,8 @@ def natural_step[Params: PyTree[Array]](
     solution = conjugate_gradient(product, gradient, iterations)
     length = optax.tree.vdot(solution.x, solution.image)
     scale = jnp.sqrt(2 * delta / length)
-    usable = (length > 0) & jnp.isfinite(length) & jnp.isfinite(scale) & (solution.curvature > 0)
+    # A length of 0 makes the scale infinite, one below it NaN; an infinite one makes it 0.
+    usable = jnp.isfinite(length) & jnp.isfinite(scale) & (solution.curvature > 0)
     return NaturalStep(jax.tree.map(lambda x: jnp.where(usable, scale * x, 0), solution.x), solution, usable)
 
 
@@ -166,7 +167,7 @@ def trust_region[Params: PyTree[Array]](
     search = backtrack(judge, params, step, ratio, jnp.where(usable, tries, 0))
     fraction, (kl, better) = search.fraction, search.found
     # ½ sᵀAs without the damping: sᵀ(A + λI)s is 2δ.
-    quadratic = jnp.where(usable, delta - 0.5 * damping * optax.tree.vdot(step, step), 0)
+    quadratic = delta - 0.5 * damping * optax.tree.vdot(step, step)
     slope = optax.tree.vdot(gradient, step)
     return Move(
         search.params, fraction, kl, better, fraction**2 * quadratic, fraction * slope, natural.solution, usable

@@ -228,9 +228,11 @@ def test_the_clipped_surrogate_by_hand(ratio, advantage, expected, gradient):
     assert slope == pytest.approx(gradient)
 
 
-def test_ppo_descends_the_objective_of_equation_9():
-    ppo = tiny("ppo", value_coef=0.3, entropy_coef=0.1, normalise_advantages=False)
-    obs, action, old = a([[1, 0], [5, 3], [-2, 9]]), np.array([1, 0, 1]), np.array([-0.6, -1.4, -0.9])
+@pytest.mark.parametrize("value_clip", [0.0, 0.1])
+def test_ppo_descends_the_objective_of_equation_9(value_clip):
+    """V of before the update is the target less the advantage: 0.5, −1.8, 0.7."""
+    ppo = tiny("ppo", value_coef=0.3, entropy_coef=0.1, normalise_advantages=False, value_clip=value_clip)
+    obs, action, old = a([[1, 0], [5, 3], [-2, 9]]), np.array([1, 0, 1]), np.array([-0.18, -1.61, -0.79])
     advantage, target = np.array([0.5, 2.0, -1.0]), np.array([1.0, 0.2, -0.3])
 
     @jax.jit
@@ -245,14 +247,20 @@ def test_ppo_descends_the_objective_of_equation_9():
     log_ratio = log_pi[range(3), action] - old
     ratio = np.exp(log_ratio)
     surrogate = np.mean(np.minimum(ratio * advantage, np.clip(ratio, 0.8, 1.2) * advantage))
-    error = np.mean((np.array(value) - target) ** 2)
+    error = (np.array(value) - target) ** 2
+    if value_clip:
+        within = np.clip(value, target - advantage - value_clip, target - advantage + value_clip)
+        assert ((within - target) ** 2 > error).any()
+        error = np.maximum(error, (within - target) ** 2)
+    error = np.mean(error)
     entropy = -np.mean(np.sum(np.exp(log_pi) * log_pi, 1))
     assert loss == pytest.approx(-(surrogate - 0.3 * error + 0.1 * entropy))
     assert metrics["train/policy_gradient_loss"] == pytest.approx(-surrogate)
     assert metrics["train/value_loss"] == pytest.approx(error)
     assert metrics["train/entropy_loss"] == pytest.approx(-entropy)
     assert metrics["train/approx_kl"] == pytest.approx(np.mean(ratio - 1 - log_ratio))
-    assert metrics["train/clip_fraction"] == pytest.approx(np.mean(np.abs(ratio - 1) > 0.2))
+    assert (ratio < [0.7, 3, 1.2]).all()
+    assert metrics["train/clip_fraction"] == pytest.approx(2 / 3)
 
 
 # TRPO

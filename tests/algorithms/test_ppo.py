@@ -87,7 +87,8 @@ def test_the_value_clip_by_hand(value, target, expected, gradient):
     arguments = (jnp.float32(value), jnp.float32(target), jnp.float32(1.0), jnp.float32(0.2))
     assert value_loss(*arguments) == pytest.approx(expected, rel=1e-5)
     assert jax.grad(value_loss)(*arguments) == pytest.approx(gradient, rel=1e-5)
-    assert value_loss(*arguments[:3], 0.0) == pytest.approx((value - target) ** 2, rel=1e-5)
+    for clip in ((), (0.0,)):
+        assert value_loss(*arguments[:3], *clip) == pytest.approx((value - target) ** 2, rel=1e-5)
 
 
 def test_the_value_clip_acts_on_the_values_of_before_the_update():

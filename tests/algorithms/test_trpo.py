@@ -102,6 +102,63 @@ def test_conjugate_gradient_stops_once_converged():
     assert all_finite(many)
 
 
+def hestenes_stiefel(a: np.ndarray, b: np.ndarray, iterations: int, tolerance: float):
+    """(x, how many iterations) as in the paper, until ‖r‖ ≤ tolerance · ‖b‖."""
+    x, r, p = np.zeros_like(b), b, b
+    for i in range(iterations):
+        if np.linalg.norm(r) <= tolerance * np.linalg.norm(b):
+            return x, i
+        alpha = r @ r / (p @ a @ p)
+        x, old, r = x + alpha * p, r, r - alpha * (a @ p)
+        p = r + (r @ r) / (old @ old) * p
+    return x, iterations
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize(("tolerance", "iterations"), [(0.3, 7), (0.03, 7), (0.003, 7), (1e-9, 4), (1e-9, 0)])
+def test_conjugate_gradient_stops_where_the_residual_is_small_enough(scale, tolerance, iterations):
+    with jax.enable_x64(True):
+        a, b = matrix(7, 0.3), scale * np.random.default_rng(0).normal(size=7)
+        found = conjugate_gradient(product_of(a), as_tree(b), iterations, tolerance)
+        x, taken = hestenes_stiefel(a, b, iterations, tolerance)
+        assert (taken < iterations) == (tolerance > 1e-6)
+        np.testing.assert_allclose(as_vector(found.x), x, rtol=1e-7)
+        assert found.residual == pytest.approx(np.linalg.norm(a @ x - b) / np.linalg.norm(b), rel=1e-7)
+
+
+def test_the_tolerance_is_1e_6_unless_told():
+    """One iteration leaves a residual of 1.5e-6 here, which is not small enough."""
+    with jax.enable_x64(True):
+        a = jnp.array([1.0, 1 + 3e-6])
+        assert conjugate_gradient(lambda v: a * v, jnp.ones(2), 1).residual == pytest.approx(1.5e-6, rel=1e-3)
+        assert conjugate_gradient(lambda v: a * v, jnp.ones(2), 9).residual < 1e-12
+
+
+@pytest.mark.parametrize("last", [0.0, -0.25])
+def test_what_was_found_before_a_direction_without_curvature_is_kept(last):
+    """The second direction is (0, 1) times a number; x is that of the first iteration."""
+    a, b = jnp.array([1.0, last]), jnp.array([2.0, 1.0])
+    one, many = (conjugate_gradient(lambda v: a * v, b, n) for n in (1, 10))
+    np.testing.assert_array_equal(many.x, one.x)
+    assert one.curvature == pytest.approx((4 + last) / 5)
+    assert many.curvature <= 0
+    assert natural_step(lambda v: a * v, b, 0.01, 1).usable
+    assert not natural_step(lambda v: a * v, b, 0.01, 10).usable
+
+
+def test_curvature_does_not_depend_on_the_length_of_b():
+    for length in (1e-3, 1.0, 1e3):
+        assert conjugate_gradient(lambda v: 2 * v, length * jnp.ones(3), 5).curvature == 2
+
+
+@pytest.mark.parametrize(("length", "curvature"), [(0.0, 1.0), (1e18, 1e-3), (np.nan, 1.0), (1.0, 1e-45)])
+def test_a_step_of_no_finite_length_is_not_usable(length, curvature):
+    """A gradient of 0, one with xᵀAx = ∞, one that is not finite, a curvature below float32's numbers."""
+    natural = natural_step(lambda v: curvature * v, jnp.array([length, 0.0]), 0.01, 10)
+    assert not natural.usable
+    np.testing.assert_array_equal(natural.step, 0)
+
+
 def test_conjugate_gradient_of_nothing_is_nothing():
     found = conjugate_gradient(lambda v: v, jnp.zeros(3), 10)
     np.testing.assert_array_equal(found.x, 0)
@@ -235,24 +292,73 @@ def test_the_value_of_continuous_actions_is_a_mean_of_draws():
     assert value == pytest.approx(expected, abs=0.02)
 
 
-@pytest.mark.parametrize(("bend", "quartic", "expected"), [(0.0, 0.0, 1.0), (100.0, 0.0, 2**-7), (0.0, 5.0, 0.5)])
-def test_a_step_has_to_be_better_and_within_the_region(bend, quartic, expected):
-    """L = θ − bend θ², KL = ½ θ² + quartic θ⁴, from 0 with δ = ½: the full step is 1."""
-    move = trust_region(
-        jnp.zeros(1),
-        lambda x: jnp.sum(x - bend * x**2),
-        lambda x: jnp.sum(0.5 * x**2 + quartic * x**4),
-        lambda x: jnp.sum(0.5 * x**2),
-        0.5 + 1e-6,
-        0.0,
+def move(gain, divergence, start=(0.0,), curvature=None, delta=0.5, damping=0.0):
+    return trust_region(
+        jnp.array(start),
+        gain,
+        divergence,
+        curvature or divergence,
+        delta,
+        damping,
         iterations=3,
         ratio=0.5,
         tries=10,
     )
-    assert move.fraction == expected
-    np.testing.assert_allclose(move.params, expected, rtol=1e-5)
-    assert move.predicted_kl == pytest.approx(0.5 * expected**2, rel=1e-5)
-    assert move.predicted_gain == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("bend", "quartic", "expected"),
+    [(0.0, 0.0, 1.0), (1.0, 0.0, 0.5), (100.0, 0.0, 2**-7), (0.0, 1e-6, 0.5), (0.0, 5.0, 0.5)],
+)
+def test_a_step_has_to_be_better_and_within_the_region(bend, quartic, expected):
+    """L = θ − bend θ², KL = ½ θ² + quartic θ⁴, from 0 with δ = ½: the full step is 1, where KL is exactly δ."""
+    found = move(
+        lambda x: jnp.sum(x - bend * x**2),
+        lambda x: jnp.sum(0.5 * x**2 + quartic * x**4),
+        curvature=lambda x: jnp.sum(0.5 * x**2),
+    )
+    assert found.fraction == expected
+    np.testing.assert_allclose(found.params, expected, rtol=1e-5)
+    assert found.predicted_kl == pytest.approx(0.5 * expected**2, rel=1e-5)
+    assert found.predicted_gain == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("edge", [0.5, 10.0])
+def test_predictions_are_those_of_the_quadratic_model(edge):
+    """KL = ½ Σ aᵢ θᵢ², damped by ½, L = 3 θ₀ − 2 θ₁; beyond θ₀ = edge nothing is better."""
+    a, g, delta, damping = np.array([1.0, 4.0]), np.array([3.0, -2.0]), 0.3, 0.5
+    found = move(
+        lambda x: jnp.where(x[0] > edge, -1.0, x @ jnp.array(g, jnp.float32)),
+        lambda x: 0.5 * jnp.sum(jnp.array(a, jnp.float32) * x**2),
+        (0.0, 0.0),
+        delta=delta,
+        damping=damping,
+    )
+    x = g / (a + damping)
+    step = np.sqrt(2 * delta / (x @ ((a + damping) * x))) * x
+    assert 0.5 < step[0] < 1
+    assert found.fraction == (1.0 if edge > 1 else 0.5)
+    taken = float(found.fraction) * step
+    np.testing.assert_allclose(found.params, taken, rtol=1e-5)
+    assert found.predicted_kl == pytest.approx(0.5 * np.sum(a * taken**2), rel=1e-5)
+    assert found.predicted_kl == pytest.approx(float(found.kl), rel=1e-5)
+    assert found.predicted_gain == pytest.approx(g @ taken, rel=1e-5)
+    assert found.predicted_gain == pytest.approx(float(found.gain), rel=1e-5)
+
+
+@pytest.mark.parametrize("beyond", [np.inf, np.nan])
+def test_a_gain_that_is_not_finite_is_not_taken_for_better(beyond):
+    found = move(lambda x: jnp.where(x[0] > 0.9, beyond, x[0]), lambda x: 0.5 * jnp.sum(x**2))
+    assert found.fraction == 0.5
+    assert found.gain == 0.5
+
+
+def test_without_a_usable_direction_nothing_is_taken_whatever_is_said_of_it():
+    """No step, of a gain that is positive at the start itself."""
+    found = move(lambda x: 1.0 + x[0], lambda x: -0.5 * jnp.sum(x**2), start=(0.25,))
+    assert not found.usable
+    assert (found.fraction, found.predicted_kl, found.predicted_gain) == (0, 0, 0)
+    np.testing.assert_array_equal(found.params, [0.25])
 
 
 @functools.partial(jax.jit, compiler_options=QUICK_TO_COMPILE)

@@ -41,7 +41,7 @@ TARGETS = [
             "TanhGaussian._log_density",
             "_log_slope",
         ),
-        f"{THEORY} distributions_are",
+        f"tests/test_distributions.py {THEORY} 'distributions_are or squashed'",
     ),
     (
         "normalisation.py",
@@ -65,8 +65,8 @@ TARGETS = [
     (
         "trust_region.py",
         ("*",),
-        "tests/algorithms/test_trpo.py -k 'conjugate or residual or curvature or as_long or damping"
-        " or backtracking or failed_search or tries or better_and_within'",
+        "tests/algorithms/test_trpo.py -k 'conjugate or residual or curvature or tolerance or direction or as_long"
+        " or usable or damping or backtracking or failed_search or tries or better or predictions'",
     ),
     ("trajectories.py", ("importance_ratios", "weighted_return", "effective_sample_size"), PG),
     (

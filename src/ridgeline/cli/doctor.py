@@ -1,0 +1,15 @@
+"""What this machine has, and whether JAX computes rightly."""
+
+import dataclasses
+
+from ridgeline.cli import devices
+from ridgeline.cli.words import parse
+
+
+def run(words: list[str]) -> int:
+    """What this machine has, and whether JAX computes rightly."""
+    parse(dataclasses.make_dataclass("Doctor", []), None, "ridgeline doctor", words)
+    devices.use_all_cores(None)
+    from ridgeline.experiments.doctor import examine
+
+    return examine()

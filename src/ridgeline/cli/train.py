@@ -1,0 +1,74 @@
+"""Train, judge and report."""
+
+import dataclasses
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from ridgeline.cli import devices
+from ridgeline.cli.words import nearest, parse, parse_seeds, peek, positionals, signals
+from ridgeline.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainFlags:
+    """How the run is run."""
+
+    steps: int  # environment steps for each seed, rounded up to whole iterations
+    seeds: str  # how many (10 means 0 to 9), or which: 3,5,8 or 20:30; one alone: 7,
+    backend: str | None = None  # jax, envpool, gymnasium, gymnasium-async or stepped; the first that has the id
+    device: str | None = None  # cpu, gpu or tpu; what JAX prefers
+    evaluations: int = 10  # evaluations on the way, evenly spaced
+    evaluation_episodes: int = 10  # greedy episodes in each of them
+    final_episodes: int = 100  # greedy episodes that judge the final policy of each seed
+    run: str | None = None  # the run's name: its folder is OUT/RUN; ALGORITHM-ENVIRONMENT-NUMBER
+    out: Path = Path("runs")  # the folder that holds runs
+    csv: bool = False  # write metrics.csv too
+    tensorboard: bool = False  # write TensorBoard events too
+    quiet: bool = False  # print only the result
+
+
+def run(words: list[str]) -> int:
+    """Train, judge and report."""
+    (algorithm, env), rest = positionals(words, ("ALGORITHM", "ENVIRONMENT"), "ridgeline train")
+    device = peek(rest, "--device")
+    devices.use_all_cores(device)
+    import ridgeline
+
+    ridgeline.start  # noqa: B018  (imports what training needs, and times it)
+    from ridgeline.environments import BACKENDS, make
+    from ridgeline.experiments.progress import show
+    from ridgeline.experiments.run import resolve
+    from ridgeline.types import HostFactory
+
+    if (backend := peek(rest, "--backend")) not in (None, *BACKENDS):
+        raise UsageError(f"no backend {backend!r}: {nearest(str(backend), list(BACKENDS))}")
+    from ridgeline.algorithms import by_name
+
+    by_name(algorithm)
+    sys.path.insert(0, os.getcwd())  # so that module:Id finds a file beside the user
+    found = make(env, backend)
+    chosen = resolve(algorithm, found)
+    kind = dataclasses.make_dataclass("Train", [("run", TrainFlags), ("algorithm", type(chosen.algorithm))])
+    default = kind(TrainFlags(chosen.steps, "3" if isinstance(found, HostFactory) else "10"), chosen.algorithm)
+    flags: Any = parse(kind, default, f"ridgeline train {algorithm} {env}", rest)
+    how: TrainFlags = flags.run
+    training = ridgeline.start(
+        flags.algorithm,
+        found,
+        steps=how.steps,
+        seeds=parse_seeds(how.seeds),
+        evaluations=how.evaluations,
+        evaluation_episodes=how.evaluation_episodes,
+        final_episodes=how.final_episodes,
+        out=how.out,
+        name=how.run,
+        source=env,
+        sinks=tuple(name for name in ("csv", "tensorboard") if getattr(how, name)),
+        command=shlex.join(["ridgeline", "train", *words]),
+    )
+    with signals():
+        show(training, how.quiet)
+    return 0

@@ -1,0 +1,11 @@
+"""The first page."""
+
+USAGE = """\
+usage: ridgeline train ALGORITHM ENVIRONMENT [options]    train, judge and report
+       ridgeline evaluate RUN [options]                   play greedy episodes with a run's policies
+       ridgeline verify [SYSTEM] [--full]                  prove a system, all of them, or module:Class of your own
+       ridgeline list                                      algorithms and environments
+       ridgeline doctor                                   what this machine has, and whether JAX computes rightly
+
+`ridgeline train ppo CartPole-v1 --help` lists every option with its preset. An environment is an id
+(CartPole-v1, LunarLander-v3), `module:Id`, or `module:callable` of your own."""
