@@ -49,7 +49,8 @@ def test_train_then_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     folder = tmp_path / "runs" / "ppo-CartPole-v1-1"
     names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     policies = {f"policies/seed-{seed}.safetensors" for seed in (0, 1)}
-    assert names == {"config.json", "metrics.jsonl", "result.json", "report.html"} | policies
+    checkpoint = {f"checkpoints/000001/{name}" for name in ("manifest.json", "arrays.safetensors")}
+    assert names == {".lock", "config.json", "metrics.jsonl", "result.json", "report.html"} | policies | checkpoint
     result = json.loads((folder / "result.json").read_text())
     assert result["steps"] == 768  # 600 rounded up to whole iterations of 8 × 32
     assert set(result["wall_seconds"]) == {"import", "compile", "run"}

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from ridgeline.algorithms.trpo import TRPO
     from ridgeline.environments import make
     from ridgeline.errors import RidgelineError
+    from ridgeline.experiments.finished import Run
     from ridgeline.experiments.policy import Policy, load_policy
-    from ridgeline.experiments.run import Run, Training, evaluate, start, train
+    from ridgeline.experiments.run import evaluate, resume, start, train
+    from ridgeline.experiments.training import Training
     from ridgeline.memory import Replay
     from ridgeline.types import (
         Algorithm,
@@ -53,9 +55,10 @@ _HOMES = {
     "RidgelineError": "errors",
     "Policy": "experiments.policy",
     "load_policy": "experiments.policy",
-    "Run": "experiments.run",
-    "Training": "experiments.run",
+    "Run": "experiments.finished",
+    "Training": "experiments.training",
     "evaluate": "experiments.run",
+    "resume": "experiments.run",
     "start": "experiments.run",
     "train": "experiments.run",
     "Replay": "memory",
@@ -97,6 +100,7 @@ __all__ = [
     "evaluate",
     "load_policy",
     "make",
+    "resume",
     "start",
     "train",
 ]

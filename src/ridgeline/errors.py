@@ -3,6 +3,8 @@
 Each message is one line: what, where (environment index, step, field, value), what to do.
 """
 
+import signal
+
 
 class RidgelineError(Exception):
     """Base of every error that ridgeline raises on purpose; `exit_code` is the process's."""
@@ -44,3 +46,15 @@ class EnvironmentCrash(RidgelineError):
     """An environment raised an error, died or stopped answering."""
 
     exit_code = 7
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal of that number asked a run to stop; `hint` says how to go on."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+        self.hint = ""
+
+    def __str__(self) -> str:
+        return signal.Signals(self.number).name + self.hint

@@ -97,6 +97,12 @@ class Memory(eqx.Module):
             priorities,
         )
 
+    def cut(self, columns: Bool[Array, "N"]) -> "Memory":
+        """The memory with the episodes that go on in those columns truncated at the newest row."""
+        newest = (self.head - 1) % self.rows
+        truncated = self.data.truncated.at[newest].max(columns & ~self.data.terminated[newest])
+        return dataclasses.replace(self, data=self.data._replace(truncated=truncated))
+
     def sample(self, key: PRNGKeyArray, count: int, n: int, gamma: Float[Array, ""] | float) -> Batch:
         """`count` windows, their starts uniform over all transitions held, with replacement."""
         age_key, column_key = jax.random.split(key)

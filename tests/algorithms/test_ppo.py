@@ -81,6 +81,7 @@ def test_a_higher_target_stops_later():
         (2.0, 0.0, 2.0**2, 2 * 2.0),  # moved away from it: the plain error is the larger
         (0.0, -1.0, 1.8**2, 0.0),  # the same downwards
         (0.0, 3.0, 3.0**2, -2 * 3.0),
+        (3.5, 5.0, 3.8**2, 0.0),  # and far beyond it
     ],
 )
 def test_the_value_clip_by_hand(value, target, expected, gradient):

@@ -7,7 +7,7 @@ from miniatures import Dice, Recorder
 from ridgeline.environments.probes import Counter, Forever, Probe
 from ridgeline.errors import NumericalError
 from ridgeline.theory.probes import quick
-from ridgeline.training.loop import DIVERGED, Plan, Progress, iterate
+from ridgeline.training.loop import DIVERGED, Plan, Position, Progress, iterate
 from ridgeline.training.runner import Compiled, prepare
 
 SEEDS = (4, 9)
@@ -90,7 +90,7 @@ def test_evaluations_reach_the_rows(progress: list[Progress]) -> None:
 
 
 def test_a_run_goes_on_where_it_stopped(runner: Compiled) -> None:
-    parts = list(iterate(runner, Plan(12, 9, log_points=4, evaluations=0), SEEDS, first=7))
+    parts = list(iterate(runner, Plan(12, 9, log_points=4, evaluations=0), SEEDS, Position.begin(len(SEEDS), 7)))
     assert parts[0].steps == 72
     rows = [part.rows[0] for part in parts if part.rows]
     assert [row["steps"] for row in rows] == [81, 108]
@@ -114,7 +114,9 @@ def test_divergence_names_the_seed_and_the_step() -> None:
 def test_divergence_names_the_leaf() -> None:
     algorithm, seeds = quick("ppo", learning_rate=3e38), (4, 5, 6, 7, 8)
     runner = Compiled(algorithm, Probe(1), seeds)
-    with pytest.raises(NumericalError, match=r"^seed 4: \.network\.encoder\S*\.weight is not finite by step 32: "):
+    with pytest.raises(
+        NumericalError, match=r"^seed 4: \.policy\.network\.encoder\S*\.weight is not finite by step 32: "
+    ):
         list(iterate(runner, Plan.of(algorithm, 320, evaluations=0), seeds))
 
 

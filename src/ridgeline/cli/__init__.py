@@ -1,21 +1,21 @@
-"""The command line: train, evaluate, verify, list, doctor. Heavy imports happen where they are needed.
+"""The command line: train, resume, evaluate, verify, list, doctor. Heavy imports happen where they are needed.
 
 A command is a module here with `run(words) -> exit code`, and a line in `COMMANDS`.
 """
 
 import importlib
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from ridgeline.cli.usage import USAGE
-from ridgeline.cli.words import Stopped, nearest
-from ridgeline.errors import RidgelineError, UsageError
+from ridgeline.cli.words import nearest
+from ridgeline.errors import RidgelineError, Stopped, UsageError
 
 COMMANDS = {
     "train": "train",
+    "resume": "resume",
     "evaluate": "evaluate",
     "verify": "verify",
     "list": "listing",
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except RidgelineError as error:
         _fail(" ".join(str(error).split("\n")), error.exit_code)
     except Stopped as stop:
-        _fail(f"stopped by {signal.Signals(stop.number).name}", 128 + stop.number)
+        _fail(f"stopped by {stop}", 128 + stop.number)
     except KeyboardInterrupt:
         _fail("stopped by SIGINT", 130)
     except BrokenPipeError:

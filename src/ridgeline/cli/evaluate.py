@@ -25,8 +25,8 @@ def run(words: list[str]) -> int:
     (folder,), rest = positionals(words, ("RUN",), "ridgeline evaluate")
     flags = parse(EvaluateFlags, EvaluateFlags(), "ridgeline evaluate RUN", rest)
     devices.use_all_cores(None)
+    from ridgeline.experiments.finished import Run
     from ridgeline.experiments.progress import show_evaluation
-    from ridgeline.experiments.run import Run
 
     path = Path(folder) if Path(folder).exists() else Path("runs") / folder
     if not path.is_dir():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ridgeline.cli import devices
-from ridgeline.cli.words import nearest, parse, parse_seeds, peek, positionals, signals
+from ridgeline.cli.words import nearest, parse, parse_seeds, peek, positionals
 from ridgeline.errors import UsageError
 
 
@@ -25,6 +25,10 @@ class TrainFlags:
     final_episodes: int = 100  # greedy episodes that judge the final policy of each seed
     run: str | None = None  # the run's name: its folder is OUT/RUN; ALGORITHM-ENVIRONMENT-NUMBER
     out: Path = Path("runs")  # the folder that holds runs
+    checkpoint_seconds: float = 300.0  # save the state when so long has passed; 0: not by time
+    checkpoint_steps: int = 0  # save it after every so many steps of a seed; 0: not by steps
+    on_nan: str = "stop"  # where learning breaks: stop, or rollback to a checkpoint and other random numbers
+    save_best: bool = False  # keep each seed's best policy, by its evaluations, beside the final one
     csv: bool = False  # write metrics.csv too
     tensorboard: bool = False  # write TensorBoard events too
     quiet: bool = False  # print only the result
@@ -66,9 +70,12 @@ def run(words: list[str]) -> int:
         out=how.out,
         name=how.run,
         source=env,
+        checkpoint_seconds=how.checkpoint_seconds,
+        checkpoint_steps=how.checkpoint_steps,
+        on_nan=how.on_nan,
+        save_best=how.save_best,
         sinks=tuple(name for name in ("csv", "tensorboard") if getattr(how, name)),
         command=shlex.join(["ridgeline", "train", *words]),
     )
-    with signals():
-        show(training, how.quiet)
+    show(training, how.quiet)
     return 0

@@ -5,7 +5,7 @@ import os
 import sys
 
 from ridgeline.cli import devices
-from ridgeline.cli.words import parse, signals
+from ridgeline.cli.words import parse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +21,9 @@ def run(words: list[str]) -> int:
     program = "ridgeline verify [SYSTEM]"
     flags = parse(VerifyFlags, VerifyFlags(), program, words[system is not None :])
     devices.use_all_cores(None)
+    from ridgeline.experiments.interrupts import Interrupts
     from ridgeline.theory.verify import verify
 
     sys.path.insert(0, os.getcwd())  # so that module:Class finds a file beside the user
-    with signals():
+    with Interrupts():
         return verify(system, flags.full)

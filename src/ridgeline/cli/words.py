@@ -1,22 +1,13 @@
-"""What the commands share: words into flags, mistakes into one line, signals."""
+"""What the commands share: words into flags, mistakes into one line."""
 
 import contextlib
 import io
 import re
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ridgeline.cli.usage import USAGE
 from ridgeline.errors import UsageError
-
-
-class Stopped(BaseException):
-    """A signal asks the process to stop."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
 
 
 def nearest(word: str, known: list[str]) -> str:
@@ -95,18 +86,3 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if not 1 <= count <= 100_000:
         raise UsageError(f"seeds {text!r}: that many cannot be trained; a single seed 7 is written 7,")
     return tuple(range(count))
-
-
-@contextlib.contextmanager
-def signals() -> Iterator[None]:
-    """SIGINT and SIGTERM raise `Stopped`."""
-
-    def stop(number: int, _: Any) -> None:
-        raise Stopped(number)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -11,8 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ridgeline.environments import make
-from ridgeline.errors import UsageError
-from ridgeline.experiments.run import Run, Training, algorithm_name, play_policies
+from ridgeline.errors import Stopped, UsageError
+from ridgeline.experiments.finished import Run
+from ridgeline.experiments.interrupts import Interrupts
+from ridgeline.experiments.run import play_policies
+from ridgeline.experiments.training import Training, algorithm_name
 from ridgeline.report.result import read_result, summary
 from ridgeline.report.statistics import bootstrap_interval, interquartile_mean
 from ridgeline.report.text import duration
@@ -36,10 +39,13 @@ def show(training: Training, quiet: bool) -> Run:
             soft_wrap=True,
         )
     reporter = Silent() if quiet else Watched(console) if console.is_terminal else Plain(plan.steps)
-    with reporter:
+    with reporter, Interrupts() as training.interrupts:
         try:
             reporter.phase("compiling")
             training.compile()
+            for text in training.notes:
+                reporter.note(text)
+            training.notes.clear()
             if not isinstance(training.env, HostFactory):
                 reporter.note(f"compiled in {training.seconds['compile']:.1f} s")
             reporter.phase("training")
@@ -49,11 +55,19 @@ def show(training: Training, quiet: bool) -> Run:
                     reporter.note(f"warning: {text}", "yellow")
             reporter.phase("judging the final policies")
             run = training.finish()
-        except BaseException:
-            training.abandon()
+        except BaseException as error:
+            training.abandon(error)
+            if isinstance(error, Stopped):
+                error.hint = f"; go on with: ridgeline resume {training.folder}"
             raise
     _final_table(run)
     return run
+
+
+def show_finished(run: Run) -> None:
+    """Say that there is nothing to go on with, and what the run came to."""
+    print(f"{run.folder} is finished: --steps N extends it beyond {run.result['steps']:,} steps", file=sys.stderr)
+    _final_table(run)
 
 
 class Silent:

@@ -1,15 +1,17 @@
 """Where log rows go: always metrics.jsonl; CSV and TensorBoard where asked for."""
 
 import csv
+import hashlib
 import importlib.util
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from ridgeline.errors import StorageError, UsageError
-from ridgeline.experiments.files import write_whole
+from ridgeline.errors import UsageError
+from ridgeline.experiments.files import storing, write_all, write_whole
 from ridgeline.training.loop import Row
 
 SINKS = ("csv", "tensorboard")
@@ -27,54 +29,75 @@ class Sink(Protocol):
 
 
 class JsonLines:
-    """metrics.jsonl: one JSON object a line."""
+    """metrics.jsonl: one JSON object a line, each row one write.
 
-    def __init__(self, folder: Path) -> None:
+    Where a run goes on, the file is cut to what it held at the checkpoint's `mark`, or to nothing without one.
+    `notes` say what was out of order.
+    """
+
+    def __init__(self, folder: Path, mark: dict[str, Any] | None = None) -> None:
         self.path = folder / "metrics.jsonl"
-        self.path.touch()
+        self.notes: list[str] = []
+        with storing(self.path):
+            held = self.path.read_bytes() if mark is not None and self.path.exists() else b""
+            held = held[: mark["bytes"]] if mark is not None else held
+            if mark is not None and hashlib.sha256(held).hexdigest() != mark["sha256"]:
+                aside = self.path.with_name("metrics.damaged.jsonl")
+                if self.path.exists():
+                    os.replace(self.path, aside)
+                self.notes.append(f"{self.path} was changed: set aside as {aside.name}, and begun anew")
+                held = b""
+            with self.path.open("ab") as file:
+                file.truncate(len(held))
+        self._bytes, self._digest = len(held), hashlib.sha256(held)
 
     def write(self, rows: Sequence[Row]) -> None:
         """Append each row, in one write."""
         if not rows:
             return
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        try:
-            with self.path.open("ab", buffering=0) as file:
-                file.write(text.encode())
-        except OSError as error:
-            raise StorageError(f"{self.path}: cannot be written ({error.strerror}): free the disk") from error
+        text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        with storing(self.path), self.path.open("ab", buffering=0) as file:
+            write_all(file, memoryview(text))
+        self._bytes += len(text)
+        self._digest.update(text)
+
+    def mark(self) -> dict[str, Any]:
+        """How long the file is, and a digest of it; what it holds lasts."""
+        with storing(self.path), self.path.open("rb") as file:
+            os.fsync(file.fileno())
+        return {"bytes": self._bytes, "sha256": self._digest.hexdigest()}
 
     def close(self) -> None:
         """Nothing is open."""
 
 
 class Csv:
-    """metrics.csv: the same rows as a table."""
+    """metrics.csv: the rows of metrics.jsonl as a table."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "metrics.csv"
-        self.rows: list[Row] = []
+    def __init__(self, folder: Path, steps: int) -> None:
+        self.folder = folder
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Keep the rows: a metric of a later row may need a column."""
-        self.rows.extend(rows)
+        """Nothing yet: a metric of a later row may need a column."""
 
     def close(self) -> None:
         """Write the table."""
+        lines = (self.folder / "metrics.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in self.rows for name in row)))
+        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
         writer.writeheader()
-        writer.writerows(self.rows)
-        write_whole(self.path, text.getvalue().encode())
+        writer.writerows(rows)
+        write_whole(self.folder / "metrics.csv", text.getvalue().encode())
 
 
 class TensorBoard:
     """tensorboard/seed-K: one event file a seed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, steps: int) -> None:
         from tensorboardX import SummaryWriter
 
-        self.folder, self.writer_type = folder / "tensorboard", SummaryWriter
+        self.folder, self.writer_type, self.steps = folder / "tensorboard", SummaryWriter, steps
         self.writers: dict[Any, Any] = {}
 
     def write(self, rows: Sequence[Row]) -> None:
@@ -82,7 +105,9 @@ class TensorBoard:
         for row in rows:
             seed, steps = row["seed"], row["steps"]
             if seed not in self.writers:
-                self.writers[seed] = self.writer_type(str(self.folder / f"seed-{seed}"))
+                # Points after these steps are of a part of the run that is done again.
+                purge = self.steps + 1 if self.steps else None
+                self.writers[seed] = self.writer_type(str(self.folder / f"seed-{seed}"), purge_step=purge)
             for name, value in row.items():
                 if name not in ("seed", "steps") and value is not None:
                     self.writers[seed].add_scalar(name, value, steps)
@@ -102,7 +127,7 @@ def check_sinks(names: Sequence[str]) -> None:
         raise UsageError("sink tensorboard needs a package: pip install 'ridgeline[tensorboard]'")
 
 
-def open_sinks(folder: Path, names: Sequence[str]) -> list[Sink]:
-    """metrics.jsonl and the named others, which `check_sinks` has let pass."""
+def open_sinks(folder: Path, names: Sequence[str], steps: int) -> list[Sink]:
+    """The named sinks, which `check_sinks` has let pass, of a run that goes on after so many steps."""
     kinds: dict[str, Any] = {"csv": Csv, "tensorboard": TensorBoard}
-    return [JsonLines(folder), *(kinds[name](folder) for name in names)]
+    return [kinds[name](folder, steps) for name in names]

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree, UInt
 
 from ridgeline.environments.base import Running, advance, start_episodes, where_ended
 from ridgeline.training.devices import over_seeds
-from ridgeline.training.summary import Summary, summarise
+from ridgeline.training.summary import Summary, is_broken, summarise
 from ridgeline.types import Action, Algorithm, Environment, EnvSpec, Obs, Rollout, Steps, Transition
 
 
@@ -35,7 +35,13 @@ class Lane(NamedTuple):
 
 def key_for(seed_key: PRNGKeyArray, use: str) -> PRNGKeyArray:
     """The key of a seed for one named use."""
-    return jax.random.fold_in(seed_key, ("init", "environments", "iterations").index(use))
+    return jax.random.fold_in(seed_key, ("init", "environments", "iterations", "forks").index(use))
+
+
+@jax.jit
+def fork_keys(seed_keys: Key[Array, "S"], number: UInt[Array, ""]) -> Key[Array, "S"]:
+    """Every seed's key for a run that goes on with other random numbers."""
+    return jax.vmap(lambda key: jax.random.fold_in(key_for(key, "forks"), number))(seed_keys)
 
 
 def begin_lane(algorithm: Algorithm[Any, Any], env: Environment[Any], seed_key: PRNGKeyArray) -> Lane:
@@ -122,7 +128,7 @@ def iterate(
     sums = Finished(*map(jnp.sum, finished))
     clock = None if lane.clock is None else (lane.clock[0] + sums.steps, lane.clock[1] + 1)
     lane = Lane(lane.key, state, end.running, end.carry, end.total, clock)
-    return lane, summarise(algorithm.policy(state), metrics, *sums)
+    return lane, summarise(metrics, *sums)
 
 
 def gather_until_dead(row: Callable[[Rows, Int[Array, ""]], Any], begun: Rows, length: int) -> tuple[Rows, Any]:
@@ -160,12 +166,12 @@ def chunk(
     rows = algorithm.num_envs * algorithm.rollout_length
 
     def one_seed(lane: Lane, count: Int[Array, ""], shared: tuple[Any, ...]) -> tuple[Lane, Summary]:
-        algorithm, env, first, until, total = shared
+        algorithm, env, first, until, end = shared
 
         def body(i: Int[Array, ""], so_far: tuple[Lane, Summary]) -> tuple[Lane, Summary]:
             clock = so_far[0].clock
             taken, iteration = (i.astype(float) * rows, i) if clock is None else (clock[0].astype(float), clock[1])
-            lane, summary = iterate(algorithm, env, so_far[0], Steps(taken, total, iteration))
+            lane, summary = iterate(algorithm, env, so_far[0], Steps(taken, end, iteration))
             return lane, jax.tree.map(jnp.add, so_far[1], summary)
 
         def going(at: tuple[Int[Array, ""], tuple[Lane, Summary]]) -> Bool[Array, ""]:
@@ -173,12 +179,14 @@ def chunk(
             assert clock is not None
             return (at[0] < count) & (clock[0] < until)
 
-        shapes = jax.eval_shape(iterate, algorithm, env, lane, Steps(total, total, first))[1]
+        shapes = jax.eval_shape(iterate, algorithm, env, lane, Steps(end, end, first))[1]
         zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         if algorithm.fresh:
             start = (jnp.zeros((), jnp.int32), (lane, zero))
-            return jax.lax.while_loop(going, lambda at: (at[0] + 1, body(at[0], at[1])), start)[1]
-        return jax.lax.fori_loop(first, first + count, body, (lane, zero))
+            lane, total = jax.lax.while_loop(going, lambda at: (at[0] + 1, body(at[0], at[1])), start)[1]
+        else:
+            lane, total = jax.lax.fori_loop(first, first + count, body, (lane, zero))
+        return lane, total._replace(broken=is_broken(lane.state))
 
     return over_seeds(one_seed, mesh, (lanes, count), (algorithm, env, first, until, total))
 

@@ -4,9 +4,10 @@ S seeds × N environments are rows of one host environment, seed by seed. A step
 acts. The functions inside the calls are the compiled runner's own, with the same keys, so both learn the same.
 """
 
-import functools
 import math
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,19 +16,38 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree, UInt
 
 from ridgeline.environments.base import where_ended
+from ridgeline.errors import RidgelineError
+from ridgeline.memory import Memory
 from ridgeline.training.compiled import (
     act_everywhere,
     begin_carry,
+    fork_keys,
     iteration_keys,
     key_for,
 )
 from ridgeline.training.devices import map_seeds
 from ridgeline.training.evaluation import Episodes, episode_seeds, evaluate_hosted, merge_rows
-from ridgeline.training.summary import Summary, summarise
-from ridgeline.types import Action, Algorithm, Carry, EnvSpec, HostFactory, Obs, Rollout, Steps, Transition
+from ridgeline.training.replaying import replay
+from ridgeline.training.snapshot import Leaf, Saved, keyed, plain
+from ridgeline.training.summary import Summary, is_broken, summarise
+from ridgeline.types import (
+    Action,
+    Algorithm,
+    Carry,
+    EnvSpec,
+    HostFactory,
+    Obs,
+    Rollout,
+    Steps,
+    Transition,
+    example_obs,
+)
+
+# Episodes that have run for longer are not replayed when a run is resumed: another begins in their place.
+LONGEST_REPLAY = 100_000
 
 
-@functools.partial(jax.jit, static_argnames="spec")
+@partial(jax.jit, static_argnames="spec")
 def begin(
     algorithm: Algorithm[Any, Any], seeds: UInt[Array, "S"], *, spec: EnvSpec
 ) -> tuple[Key[Array, "S"], Any]:
@@ -45,7 +65,7 @@ def of_seeds(
     return map_seeds(lambda *one: function(steps, *one), *each)
 
 
-@functools.partial(jax.jit, static_argnames="spec")
+@partial(jax.jit, static_argnames="spec")
 def act(
     algorithm: Algorithm[Any, Any],
     keys: Key[Array, "S"],
@@ -74,7 +94,7 @@ def act(
     return of_seeds(algorithm, one_seed, steps, keys, policies, carry, ended, by_seed)
 
 
-@functools.partial(jax.jit, donate_argnames="states")
+@partial(jax.jit, donate_argnames="states")
 def learn(
     algorithm: Algorithm[Any, Any],
     keys: Key[Array, "S"],
@@ -92,7 +112,7 @@ def learn(
     ) -> Any:
         update_key = iteration_keys(key, steps.iteration)[1]
         after, metrics = algorithm.update(update_key, state, Rollout(x, carry), steps)
-        summary = summarise(algorithm.policy(after), metrics, *finished)
+        summary = summarise(metrics, *finished)._replace(broken=is_broken(after))
         if not algorithm.fresh:
             return after, summary
         kept = jax.tree.map(lambda new, old: jnp.where(learning, new, old), after, state)
@@ -103,21 +123,46 @@ def learn(
     return of_seeds(algorithm, one_seed, steps, keys, states, by_seed, carry, finished.T, learning)
 
 
-class Hosted:
-    """Trains every seed on one host environment of S · N rows; holds what they have between chunks."""
+@jax.jit
+def cut_memories(states: PyTree[Array], columns: Bool[Array, "S N"]) -> Any:
+    """Every seed's state with what its memories hold of those columns' running episodes truncated."""
 
-    def __init__(self, algorithm: Algorithm[Any, Any], factory: HostFactory, seeds: tuple[int, ...]) -> None:
+    def one(x: Any) -> Any:
+        return jax.vmap(Memory.cut)(x, columns) if isinstance(x, Memory) else x
+
+    return jax.tree.map(one, states, is_leaf=lambda x: isinstance(x, Memory))
+
+
+class Hosted:
+    """Trains every seed on one host environment of S · N rows; holds what they have between chunks.
+
+    Host environments cannot be saved. Each episode starts from a seed of its own, so what is saved is what was
+    done in the episodes that run, and restoring does it again.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm[Any, Any],
+        factory: HostFactory,
+        seeds: tuple[int, ...],
+        saved: Saved | None = None,
+    ) -> None:
         self.algorithm, self.factory, self.seeds = algorithm, factory, seeds
         self.env = env = factory.build(len(seeds) * algorithm.num_envs)
-        self.keys, self.states = begin(algorithm, np.asarray(seeds, np.uint32), spec=env.spec)
         shape = (len(seeds), algorithm.num_envs)
         self.episode = np.zeros(shape, int)
-        self.ended = np.zeros(shape, bool)
+        self.ended = np.ones(shape, bool)  # so that the first call to `act` starts every carry
         self.total, self.length = np.zeros(shape), np.zeros(shape)
         self.taken, self.iteration = np.zeros(len(seeds)), np.zeros(len(seeds), int)
         self.carry = jax.tree.map(lambda x: np.zeros((*shape, *x.shape), x.dtype), algorithm.begin(env.spec))
-        self.ended[:] = True  # so that the first call to `act` starts every carry
-        self.obs = jax.tree.map(np.array, env.reset(self._episode_seeds(), np.ones(env.num_envs, bool)))
+        self.actions: deque[np.ndarray] = deque(maxlen=LONGEST_REPLAY)  # of the episodes that run, newest last
+        self.restored = 0  # how often
+        self.approximate: str | None = None
+        if saved is None:
+            self.keys, self.states = begin(algorithm, np.asarray(seeds, np.uint32), spec=env.spec)
+            self.obs = jax.tree.map(np.array, env.reset(self._episode_seeds(), np.ones(env.num_envs, bool)))
+        else:
+            self._restore(saved)
 
     def run(self, first: int, count: int, total: float, until: float = math.inf) -> Summary:
         """`count` iterations of every seed, from the one numbered `first`; count ≥ 1."""
@@ -143,6 +188,17 @@ class Hosted:
     def evaluate(self, seed: int, episodes: int) -> Episodes:
         """Greedy episodes [S, E], from starts that `seed` decides."""
         return evaluate_hosted(self.algorithm, self.factory, self.policies, seed, episodes)
+
+    def snapshot(self) -> PyTree[Leaf]:
+        """States, episodes, and what was done in those that run."""
+        actions = np.stack(self.actions) if self.actions else self._no_actions()
+        return jax.tree.map(
+            Leaf, plain(self._held() | {"keys": self.keys, "states": self.states, "actions": actions})
+        )
+
+    def fork(self, number: int) -> None:
+        """Go on with other random numbers: those of the fork of that number."""
+        self.keys = fork_keys(self.keys, np.uint32(number))
 
     def compile(self, episodes: int) -> None:
         """Nothing: what a host runs is compiled when it is first called."""
@@ -178,6 +234,8 @@ class Hosted:
             action = np.asarray(action)
             action = action.reshape(self.env.num_envs, *action.shape[2:])
             step = self.env.step(action)
+            if not fresh:  # no checkpoint falls into an episode of those
+                self.actions.append(action)
             truncated = step.truncated | (t == length - 1) if fresh else step.truncated
             row = Transition(self.obs, action, step.reward, step.next_obs, step.terminated, truncated)
             if rows is None:
@@ -215,6 +273,8 @@ class Hosted:
         self.length += 1
         self.ended = np.asarray(row.ended).reshape(self.total.shape)
         self.obs = jax.tree.map(np.array, row.next_obs)
+        while len(self.actions) > self.length.max():
+            self.actions.popleft()
         finished[0] += live.sum(1)
         if self.ended.any():
             counted = self.ended & live
@@ -224,11 +284,69 @@ class Hosted:
             mask = self.ended.ravel()
             self.obs = merge_rows(self.obs, self.env.reset(self._episode_seeds(mask), mask), mask)
 
+    def _held(self) -> dict[str, Any]:
+        """What is saved and restored as it is, by name."""
+        names = ("episode", "ended", "total", "length", "taken", "iteration", "carry", "restored")
+        return {name: jax.tree.map(np.asarray, getattr(self, name)) for name in names}
+
+    def _no_actions(self) -> np.ndarray:
+        zeros = self.env.spec.action.zeros()
+        return np.zeros((0, self.env.num_envs, *zeros.shape), zeros.dtype)
+
+    def _restore(self, saved: Saved) -> None:
+        """Take over what was saved, and bring the environments to where they were."""
+        spec, rows = self.env.spec, self.env.num_envs
+        keys, states = jax.eval_shape(partial(begin, spec=spec), self.algorithm, np.asarray(self.seeds, np.uint32))
+        obs = jax.eval_shape(lambda: example_obs(spec.observation))
+        none = self._no_actions()
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self._held()) | {
+            "obs": jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape), x.dtype), obs),
+            "actions": jax.ShapeDtypeStruct((-1, *none.shape[1:]), none.dtype),
+            **plain({"keys": keys, "states": states}),
+        }
+        found = saved(shapes)
+        put = keyed((keys, states), jax.tree.map(jnp.asarray, (found["keys"], found["states"])))
+        self.keys, self.states = put
+        for name in self._held():
+            setattr(self, name, found[name])
+        self.restored = int(found["restored"]) + 1
+        self.actions.extend(found["actions"])
+        self.obs = found["obs"]
+        if not self.algorithm.fresh:
+            self._go_back()
+        elif not self.factory.reseeds:
+            self.approximate = f"{self.factory.backend} begins its episodes anew from other seeds"
+
+    def _go_back(self) -> None:
+        """Replay the episodes that ran; where one does not lead to what was seen, begin another."""
+        if self.factory.reseeds:
+            where = (self.length.ravel().astype(int), self.total.ravel(), self.obs)
+            try:
+                exact = replay(self.env, self._episode_seeds(), self.actions, *where)
+            except RidgelineError:
+                exact = np.zeros(self.env.num_envs, bool)
+                self.env.close()
+                self.env = self.factory.build(self.env.num_envs)
+            if exact.all():
+                return
+            rows = ", ".join(map(str, np.flatnonzero(~exact)[:5]))
+            self.approximate = f"an episode did not replay (environment {rows}): new ones begin in their place"
+        else:
+            exact = np.zeros(self.env.num_envs, bool)
+            self.approximate = f"{self.factory.backend} cannot take its episodes up again: new ones begin"
+        lost = ~exact.reshape(self.ended.shape)
+        self.states = cut_memories(self.states, lost & ~self.ended)
+        self.episode = self.episode + lost
+        self.total[lost], self.length[lost], self.ended[lost] = 0, 0, True
+        self.obs = merge_rows(self.obs, self.env.reset(self._episode_seeds(~exact), ~exact), ~exact)
+
     def _episode_seeds(self, mask: np.ndarray | None = None) -> np.ndarray:
         """The seed of the episode that each row is in; only those of `mask` are worked out."""
         rows = range(self.env.num_envs) if mask is None else np.flatnonzero(mask)
         seeds = np.zeros(self.env.num_envs, np.int64)
         for row in rows:
             s, n = divmod(int(row), self.algorithm.num_envs)
-            seeds[row] = episode_seeds(self.seeds[s], 1, n, int(self.episode[s, n]), count=1)[0]
+            # Only the first seed of a row counts where none is taken later: there a restored run needs others.
+            path = (1, n) if self.factory.reseeds or not self.restored else (2, n, self.restored)
+            seeds[row] = episode_seeds(self.seeds[s], *path, int(self.episode[s, n]), count=1)[0]
         return seeds

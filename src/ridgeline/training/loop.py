@@ -1,8 +1,10 @@
 """The loop around either runner: chunks, log rows, evaluations; between chunks, anybody's code."""
 
+import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 from ridgeline.errors import NumericalError
 from ridgeline.training.evaluation import Episodes
 from ridgeline.training.runner import Runner
-from ridgeline.training.summary import Summary
+from ridgeline.training.summary import Summary, learned
 from ridgeline.types import Algorithm
 
 type Row = dict[str, float | int | None]
@@ -36,6 +38,7 @@ class Plan:
     steps_per_iteration: int
     log_points: int = 100
     evaluations: int = 10
+    checkpoint_steps: int = 0
     evaluation_episodes: int = 10
     evaluation_seed: int = 1_000_003
     fresh: bool = False
@@ -50,6 +53,11 @@ class Plan:
     def steps(self) -> int:
         """Environment steps of one seed."""
         return self.iterations * self.steps_per_iteration
+
+    def next_checkpoint(self, done: int) -> int:
+        """After which iteration the state is to be saved next, if every `checkpoint_steps` steps (0: never)."""
+        each = math.ceil(self.checkpoint_steps / self.steps_per_iteration)
+        return min(self.iterations, (done // each + 1) * each) if each else self.iterations
 
     def due(self, count: int) -> set[int]:
         """After which iterations something happens that is to happen `count` times, the last at the end."""
@@ -70,6 +78,7 @@ class Progress:
     rows: tuple[Row, ...]
     evaluation: Episodes | None
     runner: Runner
+    position: "Position"
     warnings: tuple[str, ...] = ()
 
     @property
@@ -82,43 +91,113 @@ class Progress:
         return jax.tree.map(lambda x: x[index], self.runner.policies)
 
 
-def iterate(runner: Runner, plan: Plan, seeds: tuple[int, ...], first: int = 0) -> Iterator[Progress]:
-    """Run the plan chunk by chunk. Raises `NumericalError` as soon as a policy is not finite."""
+@dataclass
+class Position:
+    """Where a run stands, beside what its runner holds. `judged` lags behind `done` until what was due was done.
+
+    `done` counts iterations, or steps where rollouts are whole episodes; `taken` [S] only the latter. `summary`
+    has what came since the last log row.
+    """
+
+    done: int
+    judged: int
+    seconds: float
+    taken: np.ndarray
+    diverged: set[int]
+    summary: Summary | None = None
+
+    @classmethod
+    def begin(cls, num_seeds: int, done: int = 0) -> "Position":
+        """Before the first iteration, or before the one that is numbered `done`."""
+        return cls(done, done, 0.0, np.zeros(num_seeds), set())
+
+    def to_json(self) -> dict[str, Any]:
+        """The position in JSON's kinds; every float comes back as it was."""
+        summary = None
+        if self.summary is not None:
+            summary = jax.tree.map(lambda x: np.asarray(x).tolist(), self.summary._asdict())
+        taken, diverged = self.taken.tolist(), sorted(self.diverged)
+        return {**dataclasses.asdict(self), "taken": taken, "diverged": diverged, "summary": summary}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Position":
+        """The inverse of `to_json`."""
+        summary = data["summary"]
+        if summary is not None:
+            real = jax.dtypes.canonicalize_dtype(float)
+            leaf = lambda x: isinstance(x, list)  # noqa: E731
+            summary = Summary(**jax.tree.map(lambda x: np.asarray(x, real), summary, is_leaf=leaf))
+        found = {"taken": np.asarray(data["taken"], float), "diverged": set(data["diverged"]), "summary": summary}
+        return cls(**data | found)
+
+    def judge(self, rows: tuple[Row, ...]) -> None:
+        """What was due by now was done, and these rows were logged."""
+        if self.judged < self.done:
+            self.judged = self.done
+            if rows:
+                self.summary = None
+
+
+def iterate(
+    runner: Runner,
+    plan: Plan,
+    seeds: tuple[int, ...],
+    position: Position | None = None,
+    whole: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Iterator[Progress]:
+    """Run the plan chunk by chunk. Raises `NumericalError` as soon as something learned is not finite.
+
+    `position` is kept up to date: outside of a `whole` block it and the runner belong together, whatever raises.
+    """
+    at = Position.begin(len(seeds)) if position is None else position
     log_at, evaluate_at = plan.due(plan.log_points), plan.due(plan.evaluations)
-    stops = sorted(log_at | evaluate_at)
-    begun = time.perf_counter()
-    done, pace, summary, since = first, 0.0, None, begun
-    taken, diverged = np.zeros(len(seeds)), set[int]()
-    while done < plan.iterations:
-        before, stop = done, next(s for s in stops if s > done)
-        # Nothing is known of the pace before the first chunk.
-        count = max(1, int(_CHUNK_SECONDS / pace)) if pace else 1
-        started = time.perf_counter()
-        if plan.fresh:
-            part = runner.run(done, count, float(plan.steps), until=float(stop))
-            taken += part.steps
-            done = min(plan.iterations, int(taken.min()))
-        else:
-            count = min(stop - done, count)
-            part = runner.run(done, count, float(plan.steps))
-            done += count
-        now = time.perf_counter()
-        pace = (now - started) / max(1.0, float(part.iterations.max()))
-        summary = part if summary is None else jax.tree.map(np.add, summary, part)
-        steps = done * plan.steps_per_iteration
-        _check_finite(runner, part, seeds, steps)
+    stops = sorted(log_at | evaluate_at | {plan.iterations})
+    pace, since = 0.0, time.perf_counter()
+    begun = since - at.seconds
+    while at.done < plan.iterations or at.judged < at.done:
+        if at.judged == at.done:
+            stop = min(next(s for s in stops if s > at.done), plan.next_checkpoint(at.done))
+            # Nothing is known of the pace before the first chunk.
+            count = max(1, int(_CHUNK_SECONDS / pace)) if pace else 1
+            with whole():
+                started = time.perf_counter()
+                part = _run(runner, plan, at, count, stop)
+                at.seconds = time.perf_counter() - begun
+            pace = (time.perf_counter() - started) / max(1.0, float(part.iterations.max()))
+            _check_finite(runner, part, seeds, at.done * plan.steps_per_iteration)
+        steps = at.done * plan.steps_per_iteration
         evaluation = None
-        if any(before < point <= done for point in evaluate_at):
+        if any(at.judged < point <= at.done for point in evaluate_at):
             evaluation = runner.evaluate(plan.evaluation_seed, plan.evaluation_episodes)
         rows: tuple[Row, ...] = ()
-        if any(before < point <= done for point in log_at) or evaluation is not None:
-            fps = float(summary.steps.sum()) / (now - since)
-            clock = {"time/wall": round(now - begun, 3), "time/fps": round(fps)}
+        summary = at.summary
+        if any(at.judged < point <= at.done for point in log_at) or evaluation is not None:
+            assert summary is not None
+            now = time.perf_counter()
+            clock = {
+                "time/wall": round(now - begun, 3),
+                "time/fps": round(float(summary.steps.sum()) / (now - since)),
+            }
             rows = tuple(_row(summary, evaluation, i, seed, steps, clock) for i, seed in enumerate(seeds))
-            summary, since = None, time.perf_counter()
+            since = time.perf_counter()
         seconds = time.perf_counter() - begun
-        warnings = tuple(_diverging(rows, diverged))
-        yield Progress(steps, plan.steps, seconds, len(seeds), rows, evaluation, runner, warnings)
+        warnings = tuple(_diverging(rows, at.diverged))
+        yield Progress(steps, plan.steps, seconds, len(seeds), rows, evaluation, runner, at, warnings)
+        at.judge(rows)
+
+
+def _run(runner: Runner, plan: Plan, at: Position, count: int, stop: int) -> Summary:
+    """One chunk of at most `count` iterations, not beyond `stop`."""
+    if plan.fresh:
+        part = runner.run(at.done, count, float(plan.steps), until=float(stop))
+        at.taken = at.taken + part.steps
+        at.done = min(plan.iterations, int(at.taken.min()))
+    else:
+        count = min(stop - at.done, count)
+        part = runner.run(at.done, count, float(plan.steps))
+        at.done += count
+    at.summary = part if at.summary is None else jax.tree.map(np.add, at.summary, part)
+    return part
 
 
 def _row(
@@ -161,9 +240,8 @@ def _diverging(rows: tuple[Row, ...], known: set[int]) -> Iterator[str]:
 
 def _check_finite(runner: Runner, part: Summary, seeds: tuple[int, ...], steps: int) -> None:
     for index in np.flatnonzero(part.broken):
-        for path, leaf in jax.tree_util.tree_leaves_with_path(runner.policies):
+        for name, leaf in learned(runner.states):
             if not np.isfinite(leaf[index]).all():
-                name = jax.tree_util.keystr(path)
                 raise NumericalError(
                     f"seed {seeds[index]}: {name} is not finite by step {steps}: "
                     "lower learning_rate or max_grad_norm, or normalise rewards"

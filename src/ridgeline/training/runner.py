@@ -2,18 +2,21 @@
 
 import dataclasses
 import math
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
 from ridgeline.errors import ContractError, EnvironmentCrash, RidgelineError, UsageError
-from ridgeline.training.compiled import begin, chunk
+from ridgeline.training.compiled import Lane, begin, chunk, fork_keys
 from ridgeline.training.devices import pad_seeds, seed_mesh
 from ridgeline.training.evaluation import Episodes, evaluate_compiled, evaluation_keys, play
 from ridgeline.training.hosted import Hosted
+from ridgeline.training.snapshot import Leaf, Saved, keyed, plain
 from ridgeline.training.summary import Summary
 from ridgeline.types import Algorithm, Environment, EnvSpec, HostFactory, example_transition
 
@@ -42,6 +45,16 @@ class Runner(Protocol):
     def evaluate(self, seed: int, episodes: int) -> Episodes:
         """Greedy episodes [S, E], from starts that `seed` decides."""
 
+    def snapshot(self) -> PyTree[Leaf]:
+        """All that decides what happens next, to be saved; a runner made from it goes on from here."""
+
+    def fork(self, number: int) -> None:
+        """Go on with other random numbers: those of the fork of that number."""
+
+    @property
+    def approximate(self) -> str | None:
+        """Why what was restored is not exactly what was saved, if it is not."""
+
     def close(self) -> None:
         """Free what the runner holds."""
 
@@ -49,12 +62,25 @@ class Runner(Protocol):
 class Compiled:
     """Trains every seed on a JAX environment, its lanes shared out over the devices."""
 
-    def __init__(self, algorithm: Algorithm[Any, Any], env: Environment[Any], seeds: tuple[int, ...]) -> None:
+    approximate: str | None = None
+
+    def __init__(
+        self,
+        algorithm: Algorithm[Any, Any],
+        env: Environment[Any],
+        seeds: tuple[int, ...],
+        saved: Saved | None = None,
+    ) -> None:
         self.algorithm, self.env, self.num_seeds = algorithm, env, len(seeds)
         self.mesh = seed_mesh(len(seeds))
         padded = pad_seeds(seeds, self.mesh)
         self.wanted = np.arange(len(padded)) < len(seeds)
-        self.lanes = begin(algorithm, env, padded, mesh=self.mesh)
+        if saved is None:
+            self.lanes = begin(algorithm, env, padded, mesh=self.mesh)
+        else:
+            self.lanes = self._restored(
+                jax.eval_shape(partial(begin, mesh=self.mesh), algorithm, env, padded), saved
+            )
 
     def compile(self, episodes: int) -> None:
         """Run no iteration and play no step: that compiles both."""
@@ -87,20 +113,46 @@ class Compiled:
         policies = self.algorithm.policy(self.lanes.state)
         return self._of_seeds(evaluate_compiled(self.algorithm, self.env, policies, seed, episodes, self.mesh))
 
+    def snapshot(self) -> PyTree[Leaf]:
+        """The lanes of all seeds, without those that only fill up a device's share."""
+        return jax.tree.map(lambda x: Leaf(x, self.num_seeds), plain(self.lanes))
+
+    def fork(self, number: int) -> None:
+        """Go on with other random numbers: those of the fork of that number."""
+        words = fork_keys(self.lanes.key, np.uint32(number))
+        self.lanes = self.lanes._replace(key=jax.device_put(words, self.lanes.key.sharding))
+
     def close(self) -> None:
         """Nothing to free."""
+
+    def _restored(self, shapes: Lane, saved: Saved) -> Lane:
+        wanted = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((self.num_seeds, *x.shape[1:]), x.dtype), plain(shapes)
+        )
+        share = NamedSharding(
+            self.mesh, PartitionSpec("seeds")
+        )  # as `begin` has it, or `chunk` would compile anew
+        more = len(self.wanted) - self.num_seeds
+
+        def put(x: np.ndarray) -> Array:
+            return jax.device_put(np.concatenate([x, np.repeat(x[:1], more, 0)]) if more else x, share)
+
+        return keyed(shapes, jax.tree.map(put, saved(wanted)))
 
     def _of_seeds[Tree](self, tree: Tree) -> Tree:
         return jax.tree.map(lambda x: x[: self.num_seeds], tree)
 
 
 def make_runner(
-    algorithm: Algorithm[Any, Any], env: Environment[Any] | HostFactory, seeds: tuple[int, ...]
+    algorithm: Algorithm[Any, Any],
+    env: Environment[Any] | HostFactory,
+    seeds: tuple[int, ...],
+    saved: Saved | None = None,
 ) -> Runner:
-    """The runner for this kind of environment."""
+    """The runner for this kind of environment, before its first step or where `saved` says."""
     if isinstance(env, HostFactory):
-        return Hosted(algorithm, env, seeds)
-    return Compiled(algorithm, env, seeds)
+        return Hosted(algorithm, env, seeds, saved)
+    return Compiled(algorithm, env, seeds, saved)
 
 
 def check_environment(env: Environment[Any]) -> None:

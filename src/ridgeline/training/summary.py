@@ -6,13 +6,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ridgeline.memory import Memory
+from ridgeline.trajectories import TrajectoryMemory
 from ridgeline.types import Metrics
 
 
 class Summary(NamedTuple):
     """Sums over a chunk of one seed: of each metric and how often it was measured, and of finished episodes.
 
-    `broken` counts the iterations after which a parameter was not finite, `steps` the environment steps.
+    `broken` is above 0 where something learned is not finite at the end; `steps` counts environment steps.
     """
 
     metrics: dict[str, Float[Any, ""]]
@@ -25,14 +27,30 @@ class Summary(NamedTuple):
     length_sum: Float[Any, ""]
 
 
-def summarise(
-    policy: PyTree[Array], metrics: Metrics, steps: Array, episodes: Array, return_sum: Array, length_sum: Array
-) -> Summary:
+def learned(state: PyTree[Any]) -> list[tuple[str, Any]]:
+    """All numbers that an algorithm has learned, with their paths; not its memory, which holds what was seen."""
+
+    def is_memory(x: Any) -> bool:
+        return isinstance(x, Memory | TrajectoryMemory)
+
+    leaves = jax.tree_util.tree_leaves_with_path(state, is_leaf=is_memory)
+    return [
+        (jax.tree_util.keystr(path), leaf)
+        for path, leaf in leaves
+        if not is_memory(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    ]
+
+
+def is_broken(state: PyTree[Array]) -> Float[Array, ""]:
+    """1 where something learned is not finite, else 0. What is so stays so, so a look after a chunk is enough."""
+    return 1.0 - jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for _, x in learned(state)])).astype(float)
+
+
+def summarise(metrics: Metrics, steps: Array, episodes: Array, return_sum: Array, length_sum: Array) -> Summary:
     """One iteration as a summary; a metric that is NaN was not measured."""
-    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(policy)]))
     measured = {name: ~jnp.isnan(x) for name, x in metrics.items()}
     return Summary(
         {name: jnp.where(measured[name], x, 0) for name, x in metrics.items()},
         {name: there.astype(float) for name, there in measured.items()},
-        *(x.astype(float) for x in (~finite, jnp.ones(()), steps, episodes, return_sum, length_sum)),
+        *(x.astype(float) for x in (jnp.zeros(()), jnp.ones(()), steps, episodes, return_sum, length_sum)),
     )
