@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from ridgeline.algorithms.trpo import TRPO
     from ridgeline.environments import make
     from ridgeline.errors import RidgelineError
-    from ridgeline.experiments.policy import Policy, load_policy
+    from ridgeline.experiments.loading import load_policy
+    from ridgeline.experiments.policy import Policy
     from ridgeline.experiments.run import Run, Training, evaluate, start, train
     from ridgeline.memory import Replay
     from ridgeline.types import (
@@ -52,7 +53,7 @@ _HOMES = {
     "make": "environments",
     "RidgelineError": "errors",
     "Policy": "experiments.policy",
-    "load_policy": "experiments.policy",
+    "load_policy": "experiments.loading",
     "Run": "experiments.run",
     "Training": "experiments.run",
     "evaluate": "experiments.run",

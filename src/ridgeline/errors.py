@@ -44,3 +44,9 @@ class EnvironmentCrash(RidgelineError):
     """An environment raised an error, died or stopped answering."""
 
     exit_code = 7
+
+
+def short(value: object) -> str:
+    """The value for a message: on one line, printable, of at most 80 characters."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else text[:77] + "..."

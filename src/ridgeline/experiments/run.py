@@ -23,13 +23,15 @@ import numpy as np
 
 import ridgeline
 from ridgeline.algorithms import REGISTRY, by_name
-from ridgeline.environments import Found, make
+from ridgeline.environments import Found, make, spaces_of
 from ridgeline.errors import StorageError, UsageError
 from ridgeline.experiments.config import record_to_json, spec_to_json
 from ridgeline.experiments.files import write_json
-from ridgeline.experiments.policy import Policy, load_policy
+from ridgeline.experiments.policy import Policy
+from ridgeline.experiments.policy import load as load_policy
 from ridgeline.experiments.presets import Preset, preset
 from ridgeline.experiments.sinks import Sink, check_sinks, open_sinks
+from ridgeline.experiments.warm_start import begin_from, origin
 from ridgeline.report import curves, page, statistics
 from ridgeline.training.compilation import compiling_seconds
 from ridgeline.training.devices import seed_mesh
@@ -57,6 +59,7 @@ class Settings:
     name: str | None = None
     sinks: tuple[str, ...] = ()  # beside metrics.jsonl: csv, tensorboard
     source: str | None = None  # how the environment was named, `module:Id` included
+    initial_policy: Policy | str | Path | None = None  # what training starts from, or the file of it
     command: str | None = None  # the command line that asked for this run
 
 
@@ -80,6 +83,8 @@ class Training:
             evaluations=settings.evaluations,
             evaluation_episodes=settings.evaluation_episodes,
         )
+        start_from = settings.initial_policy
+        self.origin = None if start_from is None else origin(start_from, self.record, env.spec)
         _check_memory(required_bytes(self.algorithm, env.spec, len(settings.seeds)))
         if self.plan.iterations >= 2**31:
             raise UsageError(f"{settings.steps} steps are {self.plan.iterations} iterations: at most 2³¹ − 1")
@@ -96,6 +101,8 @@ class Training:
         """Build the runner and compile; iterating does it where it was not done."""
         begun = time.perf_counter()
         self.runner = make_runner(self.algorithm, self.env, self.settings.seeds)
+        if self.origin is not None:
+            begin_from(self.runner, self.origin.policy)
         self.runner.compile(self.settings.evaluation_episodes if self.settings.evaluations else 0)
         self._compiled = self.seconds["compile"] = time.perf_counter() - begun
 
@@ -173,7 +180,7 @@ class Training:
         for index, seed in enumerate(self.settings.seeds):
             parameters = jax.tree.map(lambda x, i=index: np.asarray(x[i]), stacked)
             path = self.folder / "policies" / f"seed-{seed}.safetensors"
-            Policy(self.record, self.env.spec, parameters).save(path, seed=seed, steps=steps)
+            Policy(self.record, self.env.spec, parameters, spaces_of(self.env)).save(path, seed=seed, steps=steps)
 
     def _write_config(self) -> None:
         settings = self.settings
@@ -190,6 +197,7 @@ class Training:
             "evaluations": settings.evaluations,
             "evaluation_episodes": settings.evaluation_episodes,
             "final_episodes": settings.final_episodes,
+            "initial_policy": None if self.origin is None else self.origin.to_json(),
             "hyperparameters": record_to_json(self.record),
             "spec": spec_to_json(self.env.spec),
             "machine": {
