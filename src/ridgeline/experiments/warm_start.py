@@ -69,7 +69,8 @@ def _check(policy: Policy, algorithm: Algorithm[Any, Any], spec: EnvSpec) -> Non
         if here.get(name) != there.get(name):
             found, expected = there.get(name, "missing"), here.get(name, "missing")
             raise UsageError(f"{policy.source}: {name} is {found} there and {expected} in this run: {remedy}")
-    if not jax.tree.structure(wanted) == jax.tree.structure(policy.parameters):
+    structures: list[Any] = [jax.tree.structure(tree) for tree in (wanted, policy.parameters)]
+    if structures[0] != structures[1]:
         raise UsageError(f"{policy.source}: its activation or layer norm is not that of this run: {remedy}")
 
 
