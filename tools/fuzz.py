@@ -3,8 +3,8 @@
     uv run --with atheris python tools/fuzz.py policy --runs 100000
     uv run python tools/fuzz.py policy                # Hypothesis, where atheris is not installed
 
-A target writes the input to a file and opens it. Everything but a `RidgelineError` is a finding: the error is shown,
-its input is kept in fuzz-TARGET.bin, and the exit code is not 0.
+A target writes the input to a file and opens it. Everything but a `RidgelineError` is a finding: the error is
+shown, its input is kept in fuzz-TARGET.bin, and the exit code is not 0.
 """
 
 import argparse
