@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from ridgeline.environments import make
     from ridgeline.errors import RidgelineError
     from ridgeline.experiments.finished import Run
-    from ridgeline.experiments.policy import Policy, load_policy
+    from ridgeline.experiments.loading import load_policy
+    from ridgeline.experiments.policy import Policy
     from ridgeline.experiments.run import evaluate, resume, start, train
     from ridgeline.experiments.training import Training
     from ridgeline.memory import Replay
@@ -54,7 +55,7 @@ _HOMES = {
     "make": "environments",
     "RidgelineError": "errors",
     "Policy": "experiments.policy",
-    "load_policy": "experiments.policy",
+    "load_policy": "experiments.loading",
     "Run": "experiments.finished",
     "Training": "experiments.training",
     "evaluate": "experiments.run",

@@ -114,6 +114,7 @@ class CNN(eqx.Module):
 
 
 _CONVOLUTIONS = ((8, 4, 32), (4, 2, 64), (3, 1, 64))
+CONVOLUTION_STRIDES = tuple(stride for _, stride, _ in _CONVOLUTIONS)
 _SMALLEST_IMAGE = 36  # the last convolution's kernel has no room on anything smaller
 
 

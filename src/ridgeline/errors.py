@@ -58,3 +58,9 @@ class Stopped(KeyboardInterrupt):
 
     def __str__(self) -> str:
         return signal.Signals(self.number).name + self.hint
+
+
+def short(value: object) -> str:
+    """The value for a message: on one line, printable, of at most 80 characters."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from ridgeline.errors import FileError
+from ridgeline.errors import FileError, short
 
 MIB = 2**20
 REMEDY = "restore the file or make it anew"
@@ -56,12 +56,6 @@ _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 _STEP = np.zeros(256, np.int8)
 _STEP[list(b"[{")], _STEP[list(b"]}")] = 1, -1
 _ENTRY = np.isin(np.arange(256), list(b",[{:"))
-
-
-def short(value: object) -> str:
-    """A value out of a file for a message: on one line, printable, at most 60 characters."""
-    text = repr(value[:60] if isinstance(value, str) else value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def refuse(path: Path | str, problem: str) -> NoReturn:

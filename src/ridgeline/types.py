@@ -4,7 +4,6 @@ Shapes: N environments side by side, T rows in a rollout. Observations are an ar
 arrays; the key `action_mask` of a dictionary is reserved for the actions that are allowed.
 """
 
-import dataclasses
 import math
 from abc import abstractmethod
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
@@ -14,7 +13,33 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-ACTION_MASK = "action_mask"
+from ridgeline.specs import (
+    ACTION_MASK as ACTION_MASK,
+)
+from ridgeline.specs import (
+    ActionSpec as ActionSpec,
+)
+from ridgeline.specs import (
+    ArraySpec as ArraySpec,
+)
+from ridgeline.specs import (
+    Continuous as Continuous,
+)
+from ridgeline.specs import (
+    Discrete as Discrete,
+)
+from ridgeline.specs import (
+    EnvSpec as EnvSpec,
+)
+from ridgeline.specs import (
+    MultiDiscrete as MultiDiscrete,
+)
+from ridgeline.specs import (
+    ObservationSpec as ObservationSpec,
+)
+from ridgeline.specs import (
+    observation_parts as observation_parts,
+)
 
 # Arrays are JAX's inside a compiled function and NumPy's on a host, so records of both say Any for their kind.
 type Obs = PyTree[Any]
@@ -23,76 +48,9 @@ type Carry = PyTree[Array | np.ndarray]
 type Metrics = dict[str, Float[Array, ""]]
 
 
-@dataclasses.dataclass(frozen=True)
-class ArraySpec:
-    """One array of an observation. `categories` holds, for integers that name categories, how many each has."""
-
-    shape: tuple[int, ...]
-    dtype: str = "float32"
-    categories: tuple[int, ...] = ()
-
-    def zeros(self) -> Array:
-        """An array of zeros of this shape and dtype."""
-        return jnp.zeros(self.shape, self.dtype)
-
-
-@dataclasses.dataclass(frozen=True)
-class Discrete:
-    """One of `count` actions: an int32 scalar from 0."""
-
-    count: int
-
-    def zeros(self) -> Int[Array, ""]:
-        """The action 0."""
-        return jnp.zeros((), jnp.int32)
-
-
-@dataclasses.dataclass(frozen=True)
-class MultiDiscrete:
-    """Several choices at once: an int32 vector, each from 0."""
-
-    counts: tuple[int, ...]
-
-    def zeros(self) -> Int[Array, "d"]:
-        """Every choice 0."""
-        return jnp.zeros(len(self.counts), jnp.int32)
-
-
-@dataclasses.dataclass(frozen=True)
-class Continuous:
-    """A float vector of `size`; its bounded entries mean [−1, 1], the others pass through as they are."""
-
-    size: int
-    bounded: tuple[bool, ...]
-
-    def zeros(self) -> Float[Array, "d"]:
-        """The zero vector."""
-        return jnp.zeros(self.size)
-
-
-ObservationSpec = ArraySpec | tuple[tuple[str, ArraySpec], ...]
-ActionSpec = Discrete | MultiDiscrete | Continuous
-
-
-def observation_parts(spec: ObservationSpec) -> tuple[tuple[str, ArraySpec], ...]:
-    """Each array of an observation with its name; a lone array's name is empty."""
-    return (("", spec),) if isinstance(spec, ArraySpec) else spec
-
-
 def example_obs(spec: ObservationSpec) -> Obs:
     """An observation of zeros, with the shapes and dtypes of the spec."""
     return spec.zeros() if isinstance(spec, ArraySpec) else {name: part.zeros() for name, part in spec}
-
-
-@dataclasses.dataclass(frozen=True)
-class EnvSpec:
-    """What an environment is, as far as an algorithm may know it. Hashable, so that it is static under jit."""
-
-    id: str
-    observation: ObservationSpec
-    action: ActionSpec
-    max_episode_steps: int | None = None
-    reward_threshold: float | None = None
 
 
 class Step(NamedTuple):

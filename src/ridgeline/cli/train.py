@@ -5,7 +5,9 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from ridgeline.cli import devices
 from ridgeline.cli.words import nearest, parse, parse_seeds, peek, positionals
@@ -19,6 +21,7 @@ class TrainFlags:
     steps: int  # environment steps for each seed, rounded up to whole iterations
     seeds: str  # how many (10 means 0 to 9), or which: 3,5,8 or 20:30; one alone: 7,
     backend: str | None = None  # jax, envpool, gymnasium, gymnasium-async or stepped; the first that has the id
+    initial_policy: Annotated[str | None, tyro.conf.arg(name="from")] = None  # a policy's file to start from
     device: str | None = None  # cpu, gpu or tpu; what JAX prefers
     evaluations: int = 10  # evaluations on the way, evenly spaced
     evaluation_episodes: int = 10  # greedy episodes in each of them
@@ -74,6 +77,7 @@ def run(words: list[str]) -> int:
         checkpoint_steps=how.checkpoint_steps,
         on_nan=how.on_nan,
         save_best=how.save_best,
+        initial_policy=how.initial_policy,
         sinks=tuple(name for name in ("csv", "tensorboard") if getattr(how, name)),
         command=shlex.join(["ridgeline", "train", *words]),
     )

@@ -4,8 +4,10 @@ import importlib.util
 import itertools
 from typing import Any, TypeGuard
 
-from ridgeline.environments.host import load, near, short
-from ridgeline.errors import UsageError
+from ridgeline.environments.base import native_spaces
+from ridgeline.environments.host import load, near
+from ridgeline.errors import UsageError, short
+from ridgeline.specs import own_spaces
 from ridgeline.types import Environment, EnvSpec, HostFactory
 
 BACKENDS = ("jax", "envpool", "gymnasium", "gymnasium-async", "stepped")
@@ -34,6 +36,13 @@ def make(env: Any, backend: str | None = None, **options: Any) -> Found:
     if _is_native(env):
         return _native(env, backend, options)
     return _gymnasium(env, backend, options)
+
+
+def spaces_of(env: Found) -> dict[str, Any]:
+    """The spaces of what `make` returns, as JSON: the terms of the environment itself."""
+    if hasattr(env, "build"):
+        return getattr(env, "spaces", None) or own_spaces(env.spec)
+    return native_spaces(env)
 
 
 def ids() -> dict[str, tuple[str, ...]]:

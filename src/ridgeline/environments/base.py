@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
+from ridgeline.specs import own_spaces
 from ridgeline.types import Action, Environment, Obs, Step
 
 
@@ -54,3 +55,12 @@ def where_ended(ended: Bool[Array, "N"], fresh: PyTree[Array], old: PyTree[Array
         return jnp.where(jnp.reshape(ended, (-1,) + (1,) * (kept.ndim - 1)), new, kept)
 
     return jax.tree.map(one, fresh, old)
+
+
+def native_spaces(env: Environment[Any]) -> dict[str, Any]:
+    """The spaces of a JAX environment as JSON.
+
+    Its bounded actions mean [−1, 1], or what it has as `action_bounds` (low, high): an attribute of environments
+    that are twins of one with other terms, so that a policy trained here acts there.
+    """
+    return own_spaces(env.spec, getattr(env, "action_bounds", None))

@@ -253,6 +253,7 @@ class Pendulum(eqx.Module):
     length = 1.0
     dt = 0.05
     torque_limit = 2.0
+    action_bounds = (-2.0, 2.0)  # in Gymnasium's terms, which a saved policy speaks
     theta_dot_limit = 8.0
 
     def reset(self, key: PRNGKeyArray) -> tuple[PendulumState, Float[Array, "3"]]:

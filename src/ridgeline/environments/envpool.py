@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ridgeline.environments.host import Clock, near, one_line, short
-from ridgeline.environments.spaces import FLOAT32_MAX, Actions, MalformedError, Observations, place
-from ridgeline.errors import ContractError, UsageError
+from ridgeline.adapter import spaces_to_json
+from ridgeline.environments.host import Clock, near, one_line
+from ridgeline.errors import ContractError, UsageError, short
+from ridgeline.spaces import FLOAT32_MAX, Actions, MalformedError, Observations, place
 from ridgeline.types import EnvSpec, HostEnvironment, Obs, Step
 
 INT32_MAX = 2**31 - 1
@@ -55,6 +56,11 @@ class EnvPoolFactory:
             max_episode_steps or (own_limit if own_limit < INT32_MAX else None),
             float(threshold) if threshold is not None else None,
         )
+
+    @property
+    def spaces(self) -> dict[str, Any]:
+        """Its spaces as JSON."""
+        return spaces_to_json(*self._spaces)
 
     def build(self, num_envs: int) -> HostEnvironment:
         """A pool of `num_envs` environments; EnvPool makes it at the first reset, which knows the seeds."""

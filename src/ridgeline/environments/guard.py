@@ -11,9 +11,9 @@ import gymnasium
 import numpy as np
 from gymnasium.wrappers import PassiveEnvChecker
 
-from ridgeline.environments.host import one_line, short
-from ridgeline.environments.spaces import FLOAT32_MAX, MalformedError, Observations
-from ridgeline.errors import ContractError, EnvironmentCrash, RidgelineError, UsageError
+from ridgeline.environments.host import one_line
+from ridgeline.errors import ContractError, EnvironmentCrash, RidgelineError, UsageError, short
+from ridgeline.spaces import FLOAT32_MAX, MalformedError, Observations
 from ridgeline.types import ArraySpec, Obs
 
 type GymEnv = gymnasium.Env[Any, Any]

@@ -18,10 +18,11 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.wrappers import TimeLimit
 
+from ridgeline.adapter import spaces_to_json
 from ridgeline.environments.guard import Guard, GymEnv, Maker, close_quietly, open_checked, wrappers
 from ridgeline.environments.host import Clock, load, near, one_line
-from ridgeline.environments.spaces import Actions, Observations, place
 from ridgeline.errors import EnvironmentCrash, RidgelineError, UsageError
+from ridgeline.spaces import Actions, Observations, place
 from ridgeline.types import EnvSpec, HostEnvironment, Obs, Step
 
 CLOSING_SECONDS = 5.0
@@ -88,6 +89,11 @@ class GymnasiumFactory:
         finally:
             if self._instance is None:
                 close_quietly(probe)
+
+    @property
+    def spaces(self) -> dict[str, Any]:
+        """Its spaces as JSON."""
+        return spaces_to_json(self._space, self._action_space)
 
     def build(self, num_envs: int) -> HostEnvironment:
         """`num_envs` environments, none of them reset yet.

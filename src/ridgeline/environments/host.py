@@ -30,12 +30,6 @@ class Clock:
         return self.elapsed >= self._limit
 
 
-def short(value: object) -> str:
-    """The value on one line of at most 80 characters."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
 def one_line(error: BaseException) -> str:
     """The exception's type and text on one line."""
     text = " ".join(str(error).split())

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key, PRNGKeyArray, PyTree, UInt
 
+from ridgeline.environments.base import native_spaces
 from ridgeline.environments.host import Clock
 from ridgeline.types import Action, Environment, EnvSpec, HostEnvironment, Obs, Step
 
@@ -22,6 +23,11 @@ class SteppedFactory:
     def __init__(self, env: Environment[Any]):
         self.spec = env.spec
         self._env = env
+
+    @property
+    def spaces(self) -> dict[str, Any]:
+        """Its spaces as JSON."""
+        return native_spaces(self._env)
 
     def build(self, num_envs: int) -> HostEnvironment:
         """`num_envs` environments, none of them reset yet."""

@@ -6,10 +6,9 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
-from ridgeline.errors import FileError
-from ridgeline.types import ArraySpec, Continuous, Discrete, EnvSpec, MultiDiscrete
-
-_ACTIONS = {kind.__name__: kind for kind in (Discrete, MultiDiscrete, Continuous)}
+from ridgeline.errors import FileError, short
+from ridgeline.specs import spec_from_json as spec_from_json
+from ridgeline.specs import spec_to_json as spec_to_json
 
 
 def record_to_json(record: eqx.Module) -> dict[str, Any]:
@@ -32,47 +31,12 @@ def record_from_json[Record: eqx.Module](default: Record, data: dict[str, Any], 
     names = {f.name for f in dataclasses.fields(default)}
     for name, value in data.items():
         if name not in names:
-            raise FileError(f"{where}: no hyper-parameter {name!r}: the file is of another version of ridgeline")
+            raise FileError(f"{where}: no hyper-parameter {short(name)}: it is of another version of ridgeline")
         old = getattr(default, name)
         if isinstance(old, eqx.Module) and isinstance(value, dict):
             data = data | {name: record_from_json(old, value, where)}
         elif isinstance(old, tuple) and isinstance(value, list):
             data = data | {name: tuple(value)}
         elif type(old) is not type(value) and not (isinstance(old, float) and isinstance(value, int)):
-            raise FileError(f"{where}: {name} is {value!r}, and {type(old).__name__} is expected")
+            raise FileError(f"{where}: {name} is {short(value)}, and {type(old).__name__} is expected")
     return dataclasses.replace(default, **data)
-
-
-def spec_to_json(spec: EnvSpec) -> dict[str, Any]:
-    """An environment spec as JSON; its action spec carries its kind."""
-    data = dataclasses.asdict(spec)
-    data["action"] = {"kind": type(spec.action).__name__, **data["action"]}
-    if not isinstance(spec.observation, ArraySpec):
-        data["observation"] = {name: dataclasses.asdict(part) for name, part in spec.observation}
-    return data
-
-
-def spec_from_json(data: dict[str, Any], where: str) -> EnvSpec:
-    """The inverse of `spec_to_json`; `FileError` if the object is not one of those."""
-    try:
-        action = {name: _tuples(value) for name, value in data["action"].items()}
-        observation = data["observation"]
-        return EnvSpec(
-            id=str(data["id"]),
-            observation=_array_spec(observation)
-            if "shape" in observation
-            else tuple((str(name), _array_spec(part)) for name, part in observation.items()),
-            action=_ACTIONS[action.pop("kind")](**action),
-            max_episode_steps=data["max_episode_steps"],
-            reward_threshold=data["reward_threshold"],
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise FileError(f"{where}: the environment's spec is damaged ({error!r}): restore the file") from error
-
-
-def _array_spec(data: dict[str, Any]) -> ArraySpec:
-    return ArraySpec(**{name: _tuples(value) for name, value in data.items()})
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

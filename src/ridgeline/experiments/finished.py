@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ridgeline.errors import UsageError
-from ridgeline.experiments.policy import Policy, load_policy
+from ridgeline.experiments.policy import Policy, load
 from ridgeline.report import curves, page
 from ridgeline.types import Algorithm
 
@@ -31,7 +31,7 @@ class Run:
         """The final policy of a seed. Pass the `algorithm` record if it has a custom encoder."""
         if seed not in self.seeds:
             raise UsageError(f"run {self.folder} has no seed {seed}: it has {', '.join(map(str, self.seeds))}")
-        return load_policy(self.folder / "policies" / f"seed-{seed}.safetensors", algorithm)
+        return load(self.folder / "policies" / f"seed-{seed}.safetensors", algorithm)
 
     def report(self) -> Path:
         """Write the report anew; the path of its page."""

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 import ridgeline
-from ridgeline.environments import Found
+from ridgeline.environments import Found, spaces_of
 from ridgeline.errors import FileError, NumericalError, RidgelineError, StorageError, UsageError
 from ridgeline.experiments.checkpoint import Checkpoint, Checkpoints, check_finite
 from ridgeline.experiments.config import record_to_json, spec_to_json
@@ -30,6 +30,7 @@ from ridgeline.experiments.interrupts import Interrupts
 from ridgeline.experiments.lock import Lock
 from ridgeline.experiments.policy import Policy
 from ridgeline.experiments.sinks import JsonLines, Sink, check_sinks, open_sinks
+from ridgeline.experiments.warm_start import begin_from, origin
 from ridgeline.report import page, statistics
 from ridgeline.safe import read_json
 from ridgeline.training.compilation import compiling_seconds
@@ -70,6 +71,7 @@ class Settings:
     name: str | None = None
     sinks: tuple[str, ...] = ()  # beside metrics.jsonl: csv, tensorboard
     source: str | None = None  # how the environment was named, `module:Id` included
+    initial_policy: Policy | str | Path | None = None  # what training starts from, or the file of it
     command: str | None = None  # the command line that asked for this run
     checkpoint_seconds: float = 300.0  # save the state when so long has passed; 0: not by time
     checkpoint_steps: int = 0  # save it after every so many steps of a seed; 0: not by steps
@@ -110,6 +112,8 @@ class Training:
             evaluation_episodes=settings.evaluation_episodes,
             checkpoint_steps=settings.checkpoint_steps,
         )
+        start_from = settings.initial_policy
+        self._origin = None if start_from is None else origin(start_from, self.record, env.spec)
         _check_memory(required_bytes(self.algorithm, env.spec, len(settings.seeds)))
         if self.plan.iterations >= 2**31:
             raise UsageError(f"{settings.steps} steps are {self.plan.iterations} iterations: at most 2³¹ − 1")
@@ -285,7 +289,7 @@ class Training:
     def _save_policy(self, stacked: Any, index: int, path: Path, steps: int) -> None:
         parameters = jax.tree.map(lambda x: np.asarray(x[index]), stacked)
         seed = self.settings.seeds[index]
-        Policy(self.record, self.env.spec, parameters).save(path, seed=seed, steps=steps)
+        Policy(self.record, self.env.spec, parameters, spaces_of(self.env)).save(path, seed=seed, steps=steps)
 
     def _judge(self, evaluation: Episodes, steps: int) -> None:
         """Remember the best evaluation; keep the policies that were each seed's best, if that is asked for."""
@@ -324,6 +328,13 @@ class Training:
         self.notes += [f"passed over: {line}" for line in skipped]
         if checkpoint is not None and checkpoint.facts["run"] != self.config["run"]:
             raise FileError(f"{checkpoint.folder}: of another run: put back that of {self.folder}")
+        begun_from = self.config["initial_policy"]
+        if checkpoint is None and self._origin is None and begun_from is not None:
+            if begun_from["path"] is None:
+                raise UsageError(f"{self.folder} began from a policy of another process: start it again")
+            self._origin = origin(begun_from["path"], self.record, self.env.spec)
+            if self._origin.sha256 != begun_from["sha256"]:
+                raise FileError(f"{begun_from['path']}: not what {self.folder} began from: put that back")
         return checkpoint
 
     def _take_over(self, checkpoint: Checkpoint | None) -> None:
@@ -333,6 +344,8 @@ class Training:
             self._last_good = self._parent = mark = None
             if checkpoint is None:
                 self.runner = make_runner(self.algorithm, self.env, seeds)
+                if self._origin is not None:
+                    begin_from(self.runner, self._origin.policy)
                 self.position = Position.begin(len(seeds))
             else:
                 self.runner = make_runner(self.algorithm, self.env, seeds, checkpoint.fill)
@@ -386,6 +399,7 @@ class Training:
             "seeds": list(settings.seeds),
             **{name: getattr(settings, name) for name in KEPT},
             "sinks": list(settings.sinks),
+            "initial_policy": None if self._origin is None else self._origin.to_json(),
             "hyperparameters": record_to_json(self.record),
             "spec": spec_to_json(self.env.spec),
             "machine": {"platform": platform.platform(), "python": platform.python_version(), **fingerprint()},

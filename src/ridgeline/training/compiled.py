@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree, UInt
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt
 
 from ridgeline.environments.base import Running, advance, start_episodes, where_ended
 from ridgeline.training.devices import over_seeds
@@ -36,12 +36,6 @@ class Lane(NamedTuple):
 def key_for(seed_key: PRNGKeyArray, use: str) -> PRNGKeyArray:
     """The key of a seed for one named use."""
     return jax.random.fold_in(seed_key, ("init", "environments", "iterations", "forks").index(use))
-
-
-@jax.jit
-def fork_keys(seed_keys: Key[Array, "S"], number: UInt[Array, ""]) -> Key[Array, "S"]:
-    """Every seed's key for a run that goes on with other random numbers."""
-    return jax.vmap(lambda key: jax.random.fold_in(key_for(key, "forks"), number))(seed_keys)
 
 
 def begin_lane(algorithm: Algorithm[Any, Any], env: Environment[Any], seed_key: PRNGKeyArray) -> Lane:
@@ -199,9 +193,3 @@ def begin(algorithm: Algorithm[Any, Any], env: Environment[Any], seeds: UInt[Arr
         return begin_lane(*shared, jax.random.key(seed))
 
     return over_seeds(one_seed, mesh, (seeds,), (algorithm, env))
-
-
-@partial(jax.jit, static_argnames="mesh", donate_argnames="lanes")
-def place(lanes: Lane, *, mesh: Mesh) -> Lane:
-    """Lanes that were saved, on the devices as `begin` leaves them: `chunk` would compile anew for any others."""
-    return over_seeds(lambda lane, _: lane, mesh, (lanes,), ())

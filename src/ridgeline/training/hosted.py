@@ -21,14 +21,13 @@ from ridgeline.memory import Memory
 from ridgeline.training.compiled import (
     act_everywhere,
     begin_carry,
-    fork_keys,
     iteration_keys,
     key_for,
 )
 from ridgeline.training.devices import map_seeds
 from ridgeline.training.evaluation import Episodes, episode_seeds, evaluate_hosted, merge_rows
 from ridgeline.training.replaying import replay
-from ridgeline.training.snapshot import Leaf, Saved, keyed, plain
+from ridgeline.training.snapshot import Leaf, Saved, fork_keys, keyed, plain
 from ridgeline.training.summary import Summary, is_broken, summarise
 from ridgeline.types import (
     Action,

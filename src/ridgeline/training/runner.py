@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ridgeline.errors import ContractError, EnvironmentCrash, RidgelineError, UsageError
-from ridgeline.training.compiled import Lane, begin, chunk, fork_keys, place
+from ridgeline.training.compiled import Lane, begin, chunk
 from ridgeline.training.devices import pad_seeds, seed_mesh
 from ridgeline.training.evaluation import Episodes, evaluate_compiled, evaluation_keys, play
 from ridgeline.training.hosted import Hosted
-from ridgeline.training.snapshot import Leaf, Saved, keyed, plain
+from ridgeline.training.snapshot import Leaf, Saved, fork_keys, keyed, place, plain
 from ridgeline.training.summary import Summary
 from ridgeline.types import Algorithm, Environment, EnvSpec, HostFactory, example_transition
 

@@ -2,12 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jax.sharding import Mesh
+from jaxtyping import Array, Key, PyTree, UInt
+
+from ridgeline.training.compiled import Lane, key_for
+from ridgeline.training.devices import over_seeds
 
 # Arrays in the places of shapes, out of a checkpoint; a length of -1 stands for any.
 type Saved = Callable[[PyTree[jax.ShapeDtypeStruct]], PyTree[np.ndarray]]
@@ -75,3 +80,15 @@ def named(tree: PyTree[Any]) -> dict[str, Any]:
 
 def _call(function: Callable[[Any], Any], x: Any) -> Any:
     return function(x)
+
+
+@jax.jit
+def fork_keys(seed_keys: Key[Array, "S"], number: UInt[Array, ""]) -> Key[Array, "S"]:
+    """Every seed's key for a run that goes on with other random numbers."""
+    return jax.vmap(lambda key: jax.random.fold_in(key_for(key, "forks"), number))(seed_keys)
+
+
+@partial(jax.jit, static_argnames="mesh", donate_argnames="lanes")
+def place(lanes: Lane, *, mesh: Mesh) -> Lane:
+    """Lanes that were saved, on the devices as `begin` leaves them: `chunk` would compile anew for any others."""
+    return over_seeds(lambda lane, _: lane, mesh, (lanes,), ())

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from ridgeline.environments.spaces import Actions, MalformedError, Observations
 from ridgeline.errors import NumericalError, UsageError
+from ridgeline.spaces import Actions, MalformedError, Observations
 from ridgeline.types import ArraySpec, Continuous, Discrete, MultiDiscrete
 
 

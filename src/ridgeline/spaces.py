@@ -15,17 +15,18 @@ from typing import Any
 import numpy as np
 from gymnasium import Space, spaces
 
-from ridgeline.environments.host import short
-from ridgeline.errors import NumericalError, UsageError
-from ridgeline.types import (
+from ridgeline.errors import NumericalError, UsageError, short
+from ridgeline.specs import (
     ActionSpec,
     ArraySpec,
     Continuous,
     Discrete,
     MultiDiscrete,
-    Obs,
     ObservationSpec,
 )
+
+# An array, or a flat dictionary of arrays.
+type Obs = Any
 
 # Some environments declare the largest float where they mean no bound; scaling by it would overflow.
 UNBOUNDED = 1e30
