@@ -149,8 +149,8 @@ def test_a_file_that_shrinks_meanwhile(file: Path) -> None:
 def test_what_is_no_plain_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path, says in [
-        (tmp_path / "pipe", "plain"),
-        (tmp_path, "plain"),
+        (tmp_path / "pipe", "not a plain file"),
+        (tmp_path, "not a plain file"),
         (tmp_path / "no", "No such"),
         ("\0", "null"),
     ]:
