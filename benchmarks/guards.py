@@ -3,10 +3,10 @@
     uv run python benchmarks/guards.py          # measures and writes benchmarks/results/guards.json
     uv run python benchmarks/guards.py --quick  # a tenth of it, printed only
 
-Whole training runs of PPO, two of them in one process, with the same seeds, so that they learn the same: one on the
-shipped adapter, one on an adapter of this file that checks nothing (the library has no switch for that). Chunks of
-iterations alternate, which goes first alternates too, so that both see the same machine. A ratio below 1 says how
-much of the unguarded throughput is left; its interval is a bootstrap over pairs.
+Whole training runs of PPO, two of them in one process, with the same seeds, so that they learn the same: one on
+the shipped adapter, one on an adapter of this file that checks nothing (the library has no switch for that).
+Chunks of iterations alternate, which goes first alternates too, so that both see the same machine. A ratio below 1
+says how much of the unguarded throughput is left; its interval is a bootstrap over pairs.
 """
 
 import dataclasses

@@ -44,3 +44,7 @@ class EnvironmentCrash(RidgelineError):
     """An environment raised an error, died or stopped answering."""
 
     exit_code = 7
+
+
+class Interruption(BaseException):
+    """Not an environment's own exception: it passes through one, to be caught further out."""

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ridgeline.cli.usage import USAGE
-from ridgeline.errors import UsageError
+from ridgeline.errors import Interruption, UsageError
 
 
-class Stopped(BaseException):
+class Stopped(Interruption):
     """A signal asks the process to stop."""
 
     def __init__(self, number: int) -> None:

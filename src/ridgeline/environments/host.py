@@ -1,4 +1,4 @@
-"""What the adapters share: the count of the time limit, and the words of their messages."""
+"""What the adapters share: the time limit, what is said once, the check of actions, and the words of messages."""
 
 import difflib
 import importlib
@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ridgeline.errors import EnvironmentCrash, UsageError
+from ridgeline.errors import EnvironmentCrash, NumericalError, UsageError
+from ridgeline.types import ActionSpec, Continuous, Discrete
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+_UNSIGNED = {size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)}
 
 
 class Clock:
@@ -28,6 +32,68 @@ class Clock:
         """Count one step; True where it was the last one allowed."""
         self.elapsed += 1
         return self.elapsed >= self._limit
+
+
+class Notes:
+    """Lines about what was made to fit, one of each kind; whoever runs the environments takes and shows them."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+        self._lines: dict[str, str] = {}
+
+    def say(self, kind: str, line: str) -> None:
+        """Keep the line, if none of its kind has been said."""
+        if kind not in self._said:
+            self._said.add(kind)
+            self._lines[kind] = line
+
+    def take(self) -> dict[str, str]:
+        """The lines since the last call, by kind."""
+        taken, self._lines = self._lines, {}
+        return taken
+
+
+def notes_of(env: object) -> Notes:
+    """The notes of a factory or a host; empty ones where it keeps none."""
+    found = getattr(env, "notes", None)
+    return found if isinstance(found, Notes) else Notes()
+
+
+def require_actions(spec: ActionSpec, actions: np.ndarray, rows: int) -> None:
+    """Check canonical actions [rows, ...] before they leave.
+
+    Raises: `NumericalError` where one is not finite, `UsageError` where shape, dtype or range is wrong.
+    """
+    continuous = isinstance(spec, Continuous)
+    counts = spec.count if isinstance(spec, Discrete) else None if isinstance(spec, Continuous) else spec.counts
+    size = (
+        (spec.size,) if isinstance(spec, Continuous) else () if isinstance(spec, Discrete) else (len(spec.counts),)
+    )
+    if actions.shape != (rows, *size) or actions.dtype.kind not in ("fiu" if continuous else "iu"):
+        raise UsageError(
+            f"actions have shape {actions.shape} and dtype {actions.dtype}, expected {(rows, *size)} for {spec}: "
+            "send one canonical action for each environment"
+        )
+    if counts is None:
+        good = np.isfinite(actions)
+        if not good.all():
+            row = int(np.argmin(good.all(axis=1)))
+            raise NumericalError(
+                f"action of environment {row} is {short(actions[row])}: the policy has diverged; lower the "
+                "learning rate or clip its gradients"
+            )
+        return
+    # One comparison for both ends: as an unsigned number a negative one is larger than any count.
+    bad = actions.view(_UNSIGNED[actions.dtype.itemsize]) >= counts
+    if np.logical_or.reduce(bad, axis=None):
+        row = int(np.argwhere(bad)[0, 0])
+        raise UsageError(f"action of environment {row} is {short(actions[row])}, outside {spec}: count from 0")
+
+
+def bad_reward(rewards: np.ndarray) -> int | None:
+    """The first row whose reward is not a finite float32, or None."""
+    good = np.abs(rewards) <= FLOAT32_MAX
+    return None if good.all() else int(np.argmin(good))
 
 
 def short(value: object) -> str:
