@@ -107,7 +107,8 @@ class EnvPool:
 
         The other rows are zeros.
         """
-        if self._pool is None:
+        new = self._pool is None
+        if new:
             self._pool = _call(
                 "make_gymnasium",
                 self.spec.id,
@@ -122,11 +123,12 @@ class EnvPool:
         obs = self._observations.blank(self.num_envs)
         if not rows.size:  # EnvPool would wait for answers that never come
             return obs
-        with _quiet(), self._watch:  # the first reset makes the pool's spaces, of which Gymnasium complains
+        # The first reset makes the pool's spaces, of which Gymnasium complains.
+        with _quiet() if new else contextlib.nullcontext(), self._watch:
             found, info = self._pool.reset(rows)
         # Answers come in the order of `env_id`, which EnvPool does not promise to be the order of the request.
         answered = info["env_id"]
-        if sorted(answered) != rows.tolist():
+        if not np.array_equal(np.sort(answered), rows):
             raise self._violation(
                 0, f"a reset of {short(rows.tolist())} was answered for {short(answered.tolist())}"
             )

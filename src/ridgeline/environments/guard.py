@@ -124,6 +124,7 @@ class Guard(gymnasium.Env[Any, Any]):
         self._seed = 0
         self._steps = 0
         self._latest: Any = None
+        self._step: Any = None
 
     def open(self) -> GymEnv:
         """The environment, constructed by the first call."""
@@ -133,6 +134,7 @@ class Guard(gymnasium.Env[Any, Any]):
                 raise UsageError(
                     f"environment {self.index} has other spaces than its siblings: make them all alike"
                 )
+            self._step = self.env.step
             # Its own ones, so that a change shows by identity: to compare spaces is slow.
             self.space, self.action_space = self.env.observation_space, self.env.action_space
         return self.env
@@ -157,15 +159,29 @@ class Guard(gymnasium.Env[Any, Any]):
 
     def advance(self, action: Any) -> tuple[Any, float, bool, bool]:
         """Take one step; its observation as it arrives, the reward not yet looked at, the flags."""
-        assert self.env is not None
         self._steps += 1
         try:
             # A row of a batch of shapeless boxes is a scalar; the environment was promised an array.
-            answer: Any = self.env.step(np.asarray(action) if self._is_box else action)
+            answer = self._step(np.asarray(action) if self._is_box else action)
         except PASSING:
             raise
         except BaseException as error:
             raise self._crash("step", error) from error
+        if type(answer) is tuple and len(answer) == 5:
+            obs, reward, terminated, truncated, info = answer
+            if (
+                type(reward) is float
+                and type(terminated) is bool
+                and type(truncated) is bool
+                and type(info) is dict
+                and obs is not self._latest
+            ):
+                self._latest = obs
+                return obs, reward, terminated, truncated
+        return self._unusual(answer)
+
+    def _unusual(self, answer: Any) -> tuple[Any, float, bool, bool]:
+        """The same of an answer that is not of the plainest types, or refuse it."""
         if not (isinstance(answer, tuple) and len(answer) == 5):
             raise MalformedError(_arity(answer))
         obs, reward, terminated, truncated, info = answer
@@ -174,13 +190,7 @@ class Guard(gymnasium.Env[Any, Any]):
         if obs is self._latest and isinstance(obs, (np.ndarray, list, dict)):
             self._note("buffer", "observation is the very object of the step before: copied", self.index)
         self._latest = obs
-        if type(reward) is not float:
-            reward = self._reward(reward)
-        if terminated is not True and terminated is not False:
-            terminated = self._flag("terminated", terminated)
-        if truncated is not True and truncated is not False:
-            truncated = self._flag("truncated", truncated)
-        return obs, reward, terminated, truncated
+        return obs, self._reward(reward), self._flag("terminated", terminated), self._flag("truncated", truncated)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -233,7 +243,7 @@ class Guard(gymnasium.Env[Any, Any]):
         return float(_number("reward", value))
 
     def _flag(self, field: str, value: Any) -> bool:
-        if type(value) is np.bool_:
+        if isinstance(value, bool | np.bool_):
             return bool(value)
         number = _number(field, value)
         if number not in (0, 1):

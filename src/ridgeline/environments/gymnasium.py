@@ -9,6 +9,7 @@ import functools
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterator
 from multiprocessing.connection import wait
 from typing import Any
@@ -194,11 +195,12 @@ class Synchronous:
         if not rows.size:
             return obs
         self._rows, raw = rows, self._observations.arriving(len(rows))
+        put = self._observations.putter(raw)
         try:
             with self._watch:
                 for i, self._row in enumerate(rows.tolist()):
-                    self._watch.turn()
-                    self._observations.put(raw, i, self._guards[self._row].begin(int(seeds[self._row])))
+                    self._watch.began = time.monotonic()
+                    put(i, self._guards[self._row].begin(int(seeds[self._row])))
         except MalformedError as error:
             raise self._guards[self._row].violation(error) from error
         place(obs, rows, self._read(raw))
@@ -208,19 +210,19 @@ class Synchronous:
     def step(self, actions: np.ndarray) -> Step:
         """Take one step in every environment with canonical actions [num_envs, ...]."""
         sent = self._actions.write(actions, self.num_envs)
-        raw, put = self._observations.arriving(self.num_envs), self._observations.put
+        raw = self._observations.arriving(self.num_envs)
+        put, watch, now = self._observations.putter(raw), self._watch, time.monotonic
         self._rows = self._every
         reward = np.empty(self.num_envs)
         terminated = np.empty(self.num_envs, np.bool_)
         truncated = self._clock.tick()
         try:
-            with self._watch:
+            with watch:
                 for i, guard in enumerate(self._guards):
-                    self._row = i
-                    self._watch.turn()
+                    self._row, watch.began = i, now()
                     value, reward[i], terminated[i], cut = guard.advance(sent[i])
                     truncated[i] |= cut
-                    put(raw, i, value)
+                    put(i, value)
         except MalformedError as error:
             raise self._guards[self._row].violation(error) from error
         if (bad := bad_reward(reward)) is not None:

@@ -9,6 +9,7 @@ Actions: Discrete and MultiDiscrete are counted from 0, MultiBinary is a MultiDi
 a vector whose doubly bounded entries mean [-1, 1].
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -173,7 +174,7 @@ class Leaf:
         """Where values are within the bounds of the space, which what is not finite never is."""
         if self._bounds is None:
             return np.asarray(np.isfinite(array))
-        return np.asarray((array >= self._bounds[0]) & (array <= self._bounds[1]))
+        return np.asarray(np.logical_and(array >= self._bounds[0], array <= self._bounds[1]))
 
     def _stray(self, values: np.ndarray, array: np.ndarray, lead: tuple[int, ...]) -> None:
         """Say that a value is out of bounds, and check only that values are finite from now on."""
@@ -302,21 +303,25 @@ class Observations:
         return found
 
     def arriving(self, rows: int) -> dict[str, np.ndarray]:
-        """Room for the observations of so many rows as they arrive: `put` fills it, `canonical` reads it."""
+        """Room for the observations of so many rows as they arrive: `putter` fills it, `canonical` reads it."""
         return {key: leaf.blank(rows) for key, leaf in self._leaves.items()}
 
-    def put(self, raw: dict[str, np.ndarray], row: int, value: Any) -> None:
-        """Write one row's observation as it arrives; values are not looked at yet.
+    def putter(self, raw: dict[str, np.ndarray]) -> Callable[[int, Any], None]:
+        """What writes one row's observation as it arrives; values are not looked at yet.
 
-        Raises: `MalformedError` where structure, shape or dtype are wrong.
+        It raises `MalformedError` where structure, shape or dtype are wrong.
         """
-        if isinstance(self._tree, Leaf):
-            self._tree.put(raw[""], row, value)
-        else:
-            self._walk(self._tree, value, "observation", lambda leaf, part: leaf.put(raw[leaf.key], row, part))
+        tree = self._tree
+        if isinstance(tree, Leaf):
+            return functools.partial(tree.put, raw[""])
+
+        def put(row: int, value: Any) -> None:
+            self._walk(tree, value, "observation", lambda leaf, part: leaf.put(raw[leaf.key], row, part))
+
+        return put
 
     def canonical(self, raw: dict[str, np.ndarray], rows: int) -> Obs:
-        """What `put` filled, checked, in the form of `spec`; `raw` is not to be used again.
+        """What `putter` filled, checked, in the form of `spec`; `raw` is not to be used again.
 
         Raises: `MalformedError` for the first value that is not finite or no category.
         """

@@ -32,6 +32,8 @@ class Overdue(Interruption):
 class Watch:
     """Watches one call at a time, `with watch: call()`; none where `seconds` is 0.
 
+    Several calls may share the `with`, if each sets `began` to `time.monotonic()`.
+
     `doing` says in a few words what is being done; it is asked only where that hangs. Raises: `EnvironmentCrash`
     from a call in the main thread that took too long.
     """
@@ -56,11 +58,6 @@ class Watch:
         if self.interrupted is not None:  # also where the environment caught what the handler raised
             self.interrupted = None
             raise EnvironmentCrash(self.line()) from None
-
-    def turn(self) -> None:
-        """Another call begins, inside the same `with`."""
-        if self.seconds:
-            self.began = time.monotonic()
 
     def close(self) -> None:
         """Nothing more will be watched."""
