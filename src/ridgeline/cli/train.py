@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ridgeline.cli import devices
-from ridgeline.cli.words import nearest, parse, parse_seeds, peek, positionals, signals
+from ridgeline.cli.words import nearest, parse, parse_seeds, peek, positionals, seconds, signals
 from ridgeline.errors import UsageError
 
 
@@ -19,6 +19,7 @@ class TrainFlags:
     steps: int  # environment steps for each seed, rounded up to whole iterations
     seeds: str  # how many (10 means 0 to 9), or which: 3,5,8 or 20:30; one alone: 7,
     backend: str | None = None  # jax, envpool, gymnasium, gymnasium-async or stepped; the first that has the id
+    env_timeout: float = 60.0  # seconds that a call of a host environment may take; 0 for ever
     device: str | None = None  # cpu, gpu or tpu; what JAX prefers
     evaluations: int = 10  # evaluations on the way, evenly spaced
     evaluation_episodes: int = 10  # greedy episodes in each of them
@@ -49,7 +50,7 @@ def run(words: list[str]) -> int:
 
     by_name(algorithm)
     sys.path.insert(0, os.getcwd())  # so that module:Id finds a file beside the user
-    found = make(env, backend)
+    found = make(env, backend, env_timeout=seconds(peek(rest, "--env-timeout")))
     chosen = resolve(algorithm, found)
     kind = dataclasses.make_dataclass("Train", [("run", TrainFlags), ("algorithm", type(chosen.algorithm))])
     default = kind(TrainFlags(chosen.steps, "3" if isinstance(found, HostFactory) else "10"), chosen.algorithm)

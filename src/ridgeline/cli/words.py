@@ -97,6 +97,16 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return tuple(range(count))
 
 
+def seconds(text: str | None) -> float | None:
+    """What follows --env-timeout; None where nothing does."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        raise UsageError(
+            f"env_timeout is {text!r}: it must be a number of seconds, or 0 to wait for ever"
+        ) from None
+
+
 @contextlib.contextmanager
 def signals() -> Iterator[None]:
     """SIGINT and SIGTERM raise `Stopped`."""

@@ -323,7 +323,7 @@ class Asynchronous:
             self._end()
             raise EnvironmentCrash(
                 f"environment {late} did not answer within {self._timeout:g} s: fix it, or allow more "
-                "(env_timeout)"
+                "(--env-timeout)"
             ) from error
         except (EOFError, OSError) as error:
             numbers = {process.sentinel: i for i, process in enumerate(self._workers.processes)}

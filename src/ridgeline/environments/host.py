@@ -93,18 +93,24 @@ def require_actions(spec: ActionSpec, actions: np.ndarray, rows: int) -> None:
 def bad_reward(rewards: np.ndarray) -> int | None:
     """The first row whose reward is not a finite float32, or None."""
     good = np.abs(rewards) <= FLOAT32_MAX
-    return None if good.all() else int(np.argmin(good))
+    return None if np.logical_and.reduce(good) else int(np.argmin(good))
 
 
 def short(value: object) -> str:
     """The value on one line of at most 80 characters."""
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # it is a user's class
+        text = f"a {type(value).__name__}"
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def one_line(error: BaseException) -> str:
     """The exception's type and text on one line."""
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # it is a user's class
+        text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -31,6 +31,7 @@ from ridgeline.types import (
 
 # Some environments declare the largest float where they mean no bound; scaling by it would overflow.
 UNBOUNDED = 1e30
+SMALL = 4096
 
 
 class MalformedError(Exception):
@@ -67,6 +68,7 @@ class Leaf:
         self._declared = np.dtype(space.dtype)
         self._kinds = "fiub" if self._dtype.kind == "f" else "iub"
         self._bounds = _bounds(space, self._declared, self.name)
+        self._spread: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = {}
         if 0 in self.spec.shape:
             raise UsageError(f"{self.name} has shape {self.spec.shape}, which holds nothing: leave it out")
         if self._is_mask and choices and self.spec.shape != (sum(choices),):
@@ -174,7 +176,14 @@ class Leaf:
         """Where values are within the bounds of the space, which what is not finite never is."""
         if self._bounds is None:
             return np.asarray(np.isfinite(array))
-        return np.asarray(np.logical_and(array >= self._bounds[0], array <= self._bounds[1]))
+        if array.shape not in self._spread:
+            spread = tuple(np.broadcast_to(bound, array.shape) for bound in self._bounds)
+            if array.size > SMALL:
+                return np.asarray((array >= spread[0]) & (array <= spread[1]))
+            # Of one shape, small arrays are compared in half the time.
+            self._spread[array.shape] = spread[0].copy(), spread[1].copy()
+        low, high = self._spread[array.shape]
+        return np.asarray((array >= low) & (array <= high))
 
     def _stray(self, values: np.ndarray, array: np.ndarray, lead: tuple[int, ...]) -> None:
         """Say that a value is out of bounds, and check only that values are finite from now on."""

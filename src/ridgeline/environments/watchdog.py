@@ -66,7 +66,7 @@ class Watch:
 
     def line(self) -> str:
         """What to say of a call that hangs."""
-        return f"{self.doing()} did not return within {self.seconds:g} s: fix it, or allow more (env_timeout)"
+        return f"{self.doing()} did not return within {self.seconds:g} s: fix it, or allow more (--env-timeout)"
 
 
 def allow(seconds: float | int | None) -> float:
@@ -77,7 +77,7 @@ def allow(seconds: float | int | None) -> float:
     if seconds is None:
         return SECONDS
     if isinstance(seconds, bool) or not (math.isfinite(seconds) and seconds >= 0):
-        raise UsageError(f"env_timeout is {seconds}: it must be a number of seconds, or 0 to wait for ever")
+        raise UsageError(f"env_timeout is {seconds}: it must be a number of seconds, or 0 for ever")
     return float(seconds)
 
 

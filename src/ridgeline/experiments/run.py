@@ -24,6 +24,7 @@ import numpy as np
 import ridgeline
 from ridgeline.algorithms import REGISTRY, by_name
 from ridgeline.environments import Found, make
+from ridgeline.environments.host import notes_of
 from ridgeline.errors import StorageError, UsageError
 from ridgeline.experiments.config import record_to_json, spec_to_json
 from ridgeline.experiments.files import write_json
@@ -106,6 +107,7 @@ class Training:
         begun, before = time.perf_counter(), compiling_seconds()
         for progress in iterate(self.runner, self.plan, self.settings.seeds):
             self.steps_done = progress.steps
+            progress = dataclasses.replace(progress, warnings=(*progress.warnings, *self._noted()))
             self.warnings.extend(progress.warnings)
             for sink in self._sinks:
                 sink.write(progress.rows)
@@ -128,6 +130,7 @@ class Training:
         settings = self.settings
         final = self.runner.evaluate(FINAL_SEED, settings.final_episodes)
         self.runner.close()
+        self.warnings.extend(self._noted())
         per_seed = final.returns.mean(1)
         low, high = statistics.bootstrap_interval(per_seed)
         iqm = float(statistics.interquartile_mean(per_seed))
@@ -167,6 +170,10 @@ class Training:
             if kept is not None:
                 self.save_policies(*kept)
                 page.write(self.folder)
+
+    def _noted(self) -> tuple[str, ...]:
+        """What the environment's guard made to fit since the last call."""
+        return tuple(notes_of(self.env).take().values())
 
     def save_policies(self, stacked: Any, steps: int) -> None:
         """Write what acts after so many steps, of every seed."""
@@ -243,7 +250,9 @@ def train(
     """Train an algorithm, by name (its preset for the environment) or as a record, and judge what it learned.
 
     `seeds`: how many, or which; by default 10 where the environment is compiled, 3 on hosts. `callback` is called
-    between chunks. Further keywords are those of `Settings`. Raises `UsageError` before anything is written.
+    between chunks. Further keywords are `env_timeout` (see `make`) and those of `Settings`.
+
+    Raises: `UsageError` before anything is written.
     """
     training = start(algorithm, env, steps=steps, seeds=seeds, **settings)
     try:
@@ -263,15 +272,16 @@ def start(
     steps: int | None = None,
     seeds: int | Sequence[int] | None = None,
     backend: str | None = None,
+    env_timeout: float | int | None = None,
     **settings: Any,
 ) -> Training:
-    """What `train` runs, to be iterated over by hand."""
+    """What `train` runs, to be iterated over by hand. `env_timeout`: see `make`."""
     if isinstance(algorithm, str):
         by_name(algorithm)  # a misspelt name is said before an environment is built
     source = env if isinstance(env, str) else None
     if hasattr(env, "action_space") and not callable(env):
         env = functools.partial(copy.deepcopy, env)  # an instance is the template of every row
-    found = make(env, backend)
+    found = make(env, backend, env_timeout=env_timeout)
     chosen = resolve(algorithm, found)
     if seeds is None:
         seeds = 3 if isinstance(found, HostFactory) else 10

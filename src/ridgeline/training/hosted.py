@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree, UInt
 
 from ridgeline.environments.base import where_ended
+from ridgeline.environments.host import FLOAT32_MAX
 from ridgeline.training.compiled import (
     act_everywhere,
     begin_carry,
@@ -197,7 +198,7 @@ class Hosted:
             self.states,
             rows,
             first_carry,
-            finished.astype(np.float32),
+            np.clip(finished, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32),
             steps,
             learning,
         )
