@@ -8,12 +8,12 @@ import json
 import re
 from pathlib import Path
 
+import broken
 import numpy as np
 import pytest
+from broken import CASES
 from safetensors.numpy import load_file
 
-import broken
-from broken import CASES
 from ridgeline import cli
 from ridgeline.cli import devices
 from ridgeline.training import evaluation

@@ -150,8 +150,8 @@ def play_hosted(
         length += 1
         endless = length >= LONGEST_EPISODE
         if endless.any():
-            cut = f"an episode of an evaluation was cut after {LONGEST_EPISODE:,} steps: give {env.spec.id} a time limit"
-            notes_of(env).say("endless", cut)
+            cut = f"an episode of an evaluation was cut after {LONGEST_EPISODE:,} steps"
+            notes_of(env).say("endless", f"{cut}: give {env.spec.id} a time limit")
         ended = (step.terminated | step.truncated).reshape(num_seeds, slots) | endless
         obs = step.next_obs
         if ended.any():
