@@ -69,7 +69,7 @@ def check(name: str, backend: str | None, episodes: int, env_timeout: float) -> 
         raise UsageError(f"episodes is {episodes}: it must be at least 1")
     rows: list[Row] = []
     failure: RidgelineError | None = None
-    command = ""
+    command, stage = "", "construction"
     try:
         begun = time.perf_counter()
         env = make(name, backend, env_timeout=env_timeout)
@@ -77,10 +77,12 @@ def check(name: str, backend: str | None, episodes: int, env_timeout: float) -> 
             Row("construction", "ok", f"{env.spec.id}, {_backend(env)}, {time.perf_counter() - begun:.2f} s")
         )
         if not isinstance(env, HostFactory):
+            stage = "traces in JAX"
             check_environment(env)
             rows.append(Row("traces in JAX", "ok", "shapes and dtypes as its spec says"))
         factory = env if isinstance(env, HostFactory) else SteppedFactory(env)
         rows.extend(_spaces(env.spec))
+        stage = "contract"
         for row in _examine(factory, episodes):
             rows.append(row)
             if row.name == "speed":
@@ -88,7 +90,6 @@ def check(name: str, backend: str | None, episodes: int, env_timeout: float) -> 
     except RidgelineError as error:
         failure = error
         problem, _, advice = str(error).rpartition("; ") if "; " in str(error) else str(error).rpartition(": ")
-        stage = "construction" if not rows else "spaces" if len(rows) < 3 else "contract"
         rows.append(Row(stage, "FAIL", problem, advice))
     _print(rows)
     if failure is not None:
