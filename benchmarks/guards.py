@@ -30,7 +30,7 @@ from ridgeline.types import EnvSpec, Step
 
 RESULTS = Path(__file__).parent / "results" / "guards.json"
 CASES = (("gymnasium", 8), ("gymnasium", 16), ("envpool", 64))
-PAIRS, SECONDS = 200, 0.1  # chunks of each adapter, and about how long one lasts
+PAIRS, SECONDS = 100, 0.1  # chunks of each adapter, and about how long one lasts
 
 
 class Unguarded:
