@@ -75,19 +75,24 @@ def require_actions(spec: ActionSpec, actions: np.ndarray, rows: int) -> None:
             "send one canonical action for each environment"
         )
     if counts is None:
-        good = np.isfinite(actions)
-        if not good.all():
-            row = int(np.argmin(good.all(axis=1)))
-            raise NumericalError(
-                f"action of environment {row} is {short(actions[row])}: the policy has diverged; lower the "
-                "learning rate or clip its gradients"
-            )
+        require_finite(actions)
         return
     # One comparison for both ends: as an unsigned number a negative one is larger than any count.
     bad = actions.view(_UNSIGNED[actions.dtype.itemsize]) >= counts
     if np.logical_or.reduce(bad, axis=None):
         row = int(np.argwhere(bad)[0, 0])
         raise UsageError(f"action of environment {row} is {short(actions[row])}, outside {spec}: count from 0")
+
+
+def require_finite(actions: np.ndarray) -> None:
+    """Raise `NumericalError` for the first row [rows, d] of continuous actions that is not finite."""
+    good = np.isfinite(actions)
+    if not good.all():
+        row = int(np.argmin(good.all(axis=1)))
+        raise NumericalError(
+            f"action of environment {row} is {short(actions[row])}: the policy has diverged; lower the "
+            "learning rate or clip its gradients"
+        )
 
 
 def bad_reward(rewards: np.ndarray) -> int | None:
