@@ -48,7 +48,11 @@ class EnvironmentCrash(RidgelineError):
     exit_code = 7
 
 
-class Stopped(KeyboardInterrupt):
+class Interruption(BaseException):
+    """Not an environment's own exception: it passes through one, to be caught further out."""
+
+
+class Stopped(Interruption, KeyboardInterrupt):
     """A signal of that number asked a run to stop; `hint` says how to go on."""
 
     def __init__(self, number: int) -> None:
@@ -61,6 +65,9 @@ class Stopped(KeyboardInterrupt):
 
 
 def short(value: object) -> str:
-    """The value for a message: on one line, printable, of at most 80 characters."""
-    text = " ".join(repr(value).split())
+    """The value on one line of at most 80 characters."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # it is a user's class
+        text = f"a {type(value).__name__}"
     return text if len(text) <= 80 else text[:77] + "..."

@@ -9,9 +9,14 @@ import dataclasses
 import math
 from typing import Any
 
-from ridgeline.errors import FileError
+import numpy as np
+
+from ridgeline.errors import FileError, NumericalError, UsageError, short
 
 ACTION_MASK = "action_mask"
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+_UNSIGNED = {size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,3 +191,39 @@ def _own_actions(spec: ActionSpec, bounds: Any) -> dict[str, Any]:
     low, high = (list(b) if isinstance(b, list | tuple) else [float(b)] * spec.size for b in bounds)
     sides = [[x if held else None for x, held in zip(side, spec.bounded, strict=True)] for side in (low, high)]
     return {"kind": "Box", "low": sides[0], "high": sides[1], "shape": [spec.size], "dtype": "float32"}
+
+
+def require_actions(spec: ActionSpec, actions: np.ndarray, rows: int) -> None:
+    """Check canonical actions [rows, ...] before they leave.
+
+    Raises: `NumericalError` where one is not finite, `UsageError` where shape, dtype or range is wrong.
+    """
+    continuous = isinstance(spec, Continuous)
+    counts = spec.count if isinstance(spec, Discrete) else None if isinstance(spec, Continuous) else spec.counts
+    size = (
+        (spec.size,) if isinstance(spec, Continuous) else () if isinstance(spec, Discrete) else (len(spec.counts),)
+    )
+    if actions.shape != (rows, *size) or actions.dtype.kind not in ("fiu" if continuous else "iu"):
+        raise UsageError(
+            f"actions have shape {actions.shape} and dtype {actions.dtype}, expected {(rows, *size)} for {spec}: "
+            "send one canonical action for each environment"
+        )
+    if counts is None:
+        require_finite(actions)
+        return
+    # One comparison for both ends: as an unsigned number a negative one is larger than any count.
+    bad = actions.view(_UNSIGNED[actions.dtype.itemsize]) >= counts
+    if np.logical_or.reduce(bad, axis=None):
+        row = int(np.argwhere(bad)[0, 0])
+        raise UsageError(f"action of environment {row} is {short(actions[row])}, outside {spec}: count from 0")
+
+
+def require_finite(actions: np.ndarray) -> None:
+    """Raise `NumericalError` for the first row [rows, d] of continuous actions that is not finite."""
+    good = np.isfinite(actions)
+    if not good.all():
+        row = int(np.argmin(good.all(axis=1)))
+        raise NumericalError(
+            f"action of environment {row} is {short(actions[row])}: the policy has diverged; lower the "
+            "learning rate or clip its gradients"
+        )

@@ -318,6 +318,6 @@ class Deadly(Fragile):
 )
 def test_a_process_that_dies_or_hangs_is_named(how, says, capfd):
     with pytest.raises(EnvironmentCrash, match=says) as caught:
-        drive(functools.partial(Deadly, how), "async", timeout=3.0 if how == "hang" else 60.0)
+        drive(functools.partial(Deadly, how), "async", env_timeout=3.0 if how == "hang" else 60.0)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""

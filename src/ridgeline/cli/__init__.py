@@ -1,4 +1,4 @@
-"""The command line: train, resume, evaluate, verify, list, doctor. Heavy imports happen where they are needed.
+"""The command line. Heavy imports happen where they are needed.
 
 A command is a module here with `run(words) -> exit code`, and a line in `COMMANDS`.
 """
@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "train",
     "resume": "resume",
     "evaluate": "evaluate",
+    "check-env": "check_env",
     "verify": "verify",
     "list": "listing",
     "doctor": "doctor",

@@ -14,6 +14,7 @@ class ResumeFlags:
     """How the run goes on."""
 
     steps: int | None = None  # extend it to so many environment steps for each seed; as many as it was to have
+    env_timeout: float = 60.0  # seconds that a call of a host environment may take; 0 for ever
     device: str | None = None  # cpu, gpu or tpu; what JAX prefers
     allow_import: bool = False  # import the module of an environment of your own, which the run's file names
     quiet: bool = False  # print only the result
@@ -36,5 +37,6 @@ def run(words: list[str]) -> int:
         show_finished(Run(folder))
         return 0
     sys.path.insert(0, os.getcwd())  # so that module:Id finds a file beside the user
-    show(take_up(folder, steps=flags.steps, allow_import=flags.allow_import), flags.quiet)
+    training = take_up(folder, steps=flags.steps, allow_import=flags.allow_import, env_timeout=flags.env_timeout)
+    show(training, flags.quiet)
     return 0

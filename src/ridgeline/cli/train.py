@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from ridgeline.cli import devices
-from ridgeline.cli.words import nearest, parse, parse_seeds, peek, positionals
+from ridgeline.cli.words import nearest, parse, parse_seeds, peek, positionals, seconds
 from ridgeline.errors import UsageError
 
 
@@ -22,6 +22,7 @@ class TrainFlags:
     seeds: str  # how many (10 means 0 to 9), or which: 3,5,8 or 20:30; one alone: 7,
     backend: str | None = None  # jax, envpool, gymnasium, gymnasium-async or stepped; the first that has the id
     initial_policy: Annotated[str | None, tyro.conf.arg(name="from")] = None  # a policy's file to start from
+    env_timeout: float = 60.0  # seconds that a call of a host environment may take; 0 for ever
     device: str | None = None  # cpu, gpu or tpu; what JAX prefers
     evaluations: int = 10  # evaluations on the way, evenly spaced
     evaluation_episodes: int = 10  # greedy episodes in each of them
@@ -56,7 +57,7 @@ def run(words: list[str]) -> int:
 
     by_name(algorithm)
     sys.path.insert(0, os.getcwd())  # so that module:Id finds a file beside the user
-    found = make(env, backend)
+    found = make(env, backend, env_timeout=seconds(peek(rest, "--env-timeout")))
     chosen = resolve(algorithm, found)
     kind = dataclasses.make_dataclass("Train", [("run", TrainFlags), ("algorithm", type(chosen.algorithm))])
     default = kind(TrainFlags(chosen.steps, "3" if isinstance(found, HostFactory) else "10"), chosen.algorithm)

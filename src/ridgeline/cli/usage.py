@@ -4,6 +4,7 @@ USAGE = """\
 usage: ridgeline train ALGORITHM ENVIRONMENT [options]    train, judge and report
        ridgeline resume RUN [options]                     go on with a run that was stopped or killed
        ridgeline evaluate RUN [options]                   play greedy episodes with a run's policies
+       ridgeline check-env ENVIRONMENT [options]           whether an environment keeps its promises
        ridgeline verify [SYSTEM] [--full]                  prove a system, all of them, or module:Class of your own
        ridgeline list                                      algorithms and environments
        ridgeline doctor                                   what this machine has, and whether JAX computes rightly

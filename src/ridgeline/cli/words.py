@@ -86,3 +86,13 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if not 1 <= count <= 100_000:
         raise UsageError(f"seeds {text!r}: that many cannot be trained; a single seed 7 is written 7,")
     return tuple(range(count))
+
+
+def seconds(text: str | None) -> float | None:
+    """What follows --env-timeout; None where nothing does."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        raise UsageError(
+            f"env_timeout is {text!r}: it must be a number of seconds, or 0 to wait for ever"
+        ) from None

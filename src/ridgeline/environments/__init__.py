@@ -6,6 +6,7 @@ from typing import Any, TypeGuard
 
 from ridgeline.environments.base import native_spaces
 from ridgeline.environments.host import load, near
+from ridgeline.environments.watchdog import SECONDS, allow
 from ridgeline.errors import UsageError, short
 from ridgeline.specs import own_spaces
 from ridgeline.types import Environment, EnvSpec, HostFactory
@@ -15,19 +16,22 @@ BACKENDS = ("jax", "envpool", "gymnasium", "gymnasium-async", "stepped")
 type Found = Environment[Any] | HostFactory
 
 
-def make(env: Any, backend: str | None = None, **options: Any) -> Found:
+def make(env: Any, backend: str | None = None, *, env_timeout: float | int | None = None, **options: Any) -> Found:
     """The environment of that name: one in pure JAX, or a factory of host environments.
 
     `env` is an id; `module:Id` or `module:callable`; a callable that returns a Gymnasium or pure-JAX environment;
     a Gymnasium environment (which can only serve as one); or what this function returns. For an id the backend is
     the first of "jax", "envpool" and "gymnasium" that has it; `backend` may name another: "gymnasium-async" gives
     each environment a process, "stepped" steps a pure-JAX one from Python. `options` go to the backend.
+    `env_timeout` is how many seconds a call of a host environment may take: 60 where it is None, 0 for ever.
 
     Raises: `UsageError` where there is no such environment, or not in that backend or with those options;
     `EnvironmentCrash` where the user's module or environment raises while it is made.
     """
     if backend is not None and backend not in BACKENDS:
         raise UsageError(f"unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}")
+    if env_timeout is not None:
+        options["env_timeout"] = allow(env_timeout)
     if isinstance(env, str):
         return _named(env, backend, options)
     if _is_factory(env):
@@ -105,10 +109,11 @@ def _gymnasium(env: Any, backend: str | None, options: dict[str, Any]) -> Found:
     if not (isinstance(env, str | gymnasium.Env) or callable(env)):
         raise UsageError(f"{short(env)} is not an environment: pass an id, an environment or what returns one")
     if callable(env):
-        built = construct(env)
+        timeout = options.get("env_timeout", SECONDS)
+        built = construct(env, timeout=timeout)
         if _is_native(built):
             return _native(built, backend, options)
-        close_quietly(built)
+        close_quietly(built, timeout)
     if backend not in (None, "gymnasium", "gymnasium-async"):
         raise UsageError(f"backend {backend!r} cannot run {short(env)}: leave it out or choose 'gymnasium'")
     return GymnasiumFactory(env, "async" if backend == "gymnasium-async" else "sync", **options)
@@ -118,12 +123,13 @@ def _native(env: Environment[Any], backend: str | None, options: dict[str, Any])
     """The pure-JAX environment itself, or its factory."""
     if backend not in (None, "jax", "stepped"):
         raise UsageError(f"backend {backend!r} cannot run the pure-JAX environment {env.spec.id}: leave it out")
+    timeout = options.pop("env_timeout", None)  # compiled, it cannot be watched
     _refuse(options, None, f"the pure-JAX environment {env.spec.id}")
     if backend != "stepped":
         return env
     from ridgeline.environments.stepped import SteppedFactory
 
-    return SteppedFactory(env)
+    return SteppedFactory(env, timeout)
 
 
 def _refuse(options: dict[str, Any], backend: str | None, what: str) -> None:

@@ -9,6 +9,7 @@ import functools
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterator
 from multiprocessing.connection import wait
 from typing import Any
@@ -20,9 +21,10 @@ from gymnasium.wrappers import TimeLimit
 
 from ridgeline.adapter import spaces_to_json
 from ridgeline.environments.guard import Guard, GymEnv, Maker, close_quietly, open_checked, wrappers
-from ridgeline.environments.host import Clock, load, near, one_line
+from ridgeline.environments.host import Clock, Notes, bad_reward, load, near, one_line
+from ridgeline.environments.watchdog import Watch, allow
 from ridgeline.errors import EnvironmentCrash, RidgelineError, UsageError
-from ridgeline.spaces import Actions, Observations, place
+from ridgeline.spaces import Actions, MalformedError, Observations, place
 from ridgeline.types import EnvSpec, HostEnvironment, Obs, Step
 
 CLOSING_SECONDS = 5.0
@@ -33,8 +35,8 @@ class GymnasiumFactory:
 
     `vector` is "sync" (one after another in this process) or "async" (a process for each; a script that uses it
     needs `if __name__ == "__main__":`). `max_episode_steps` replaces the time limit of an id; an environment with
-    a `TimeLimit` of its own can only be cut shorter. `timeout` is how many seconds an asynchronous environment may
-    take to answer. `options` go to `gymnasium.make`.
+    a `TimeLimit` of its own can only be cut shorter. `env_timeout` is how many seconds a call may take (60 where
+    it is None, 0 for ever). `options` go to `gymnasium.make`. `notes` hold what was made to fit.
 
     Raises: `UsageError` for an unknown id, a missing dependency, spaces or options that cannot be used;
     `EnvironmentCrash` where the environment cannot be constructed.
@@ -49,7 +51,7 @@ class GymnasiumFactory:
         env: str | Maker | GymEnv,
         vector: str = "sync",
         max_episode_steps: int | None = None,
-        timeout: float = 60.0,
+        env_timeout: float | int | None = None,
         **options: Any,
     ):
         if vector not in ("sync", "async"):
@@ -60,7 +62,8 @@ class GymnasiumFactory:
             )
         self._vector = vector
         self.backend = "gymnasium" if vector == "sync" else "gymnasium-async"
-        self._timeout = timeout
+        self.notes = Notes()
+        self._timeout = allow(env_timeout)
         self._instance: GymEnv | None = None
         self._serving: Synchronous | None = None
         self._make: Maker
@@ -74,21 +77,22 @@ class GymnasiumFactory:
             self._make = functools.partial(_same, env)
         else:
             self._make = env
-        probe = open_checked(self._make)
+        probe = open_checked(self._make, timeout=self._timeout)
         try:
             threshold = probe.spec.reward_threshold if probe.spec else None
             self._space = probe.observation_space
             self._action_space = probe.action_space
+            actions = Actions(self._action_space)
             self.spec = EnvSpec(
                 probe.spec.id if probe.spec else type(probe.unwrapped).__name__,
-                Observations(self._space).spec,
-                Actions(self._action_space).spec,
+                Observations(self._space, choices=actions.choices).spec,
+                actions.spec,
                 _shorter_limit(limit, probe),
                 float(threshold) if threshold is not None else None,
             )
         finally:
             if self._instance is None:
-                close_quietly(probe)
+                close_quietly(probe, self._timeout)
 
     @property
     def spaces(self) -> dict[str, Any]:
@@ -110,10 +114,12 @@ class GymnasiumFactory:
                 f"the instance of {self.spec.id} is in use, and training and evaluation need one each: pass a "
                 "callable that returns a new environment"
             )
-        guards = [Guard(i, self._make, self._space, self._action_space) for i in range(num_envs)]
-        if self._vector == "async":
-            return Asynchronous(self.spec, guards, self._timeout)
-        built = Synchronous(self.spec, guards, owned=self._instance is None)
+        asynchronous = self._vector == "async"
+        within = 0.0 if asynchronous else self._timeout  # this process watches over the others
+        guards = [Guard(i, self._make, self._space, self._action_space, within) for i in range(num_envs)]
+        if asynchronous:
+            return Asynchronous(self.spec, guards, self._timeout, self.notes)
+        built = Synchronous(self.spec, guards, self._timeout, self.notes, owned=self._instance is None)
         if self._instance is not None:
             self._serving = built
         return built
@@ -163,14 +169,22 @@ class Synchronous:
     Closing it closes the environments that are `owned`; an instance stays its user's.
     """
 
-    def __init__(self, spec: EnvSpec, guards: list[Guard], owned: bool):
+    def __init__(self, spec: EnvSpec, guards: list[Guard], timeout: float, notes: Notes, owned: bool):
         self.closed = False
+        self.notes = notes
         self._owned = owned
         self.spec = spec
         self.num_envs = len(guards)
         self._guards = guards
+        self._every = np.arange(self.num_envs)
+        self._rows = self._every  # whose observations are being read
+        self._row = 0  # whose turn it is
+        self._watch = Watch(timeout, lambda: f"{guards[self._row].where}: it")
         self._actions = Actions(guards[0].action_space)
+        self._observations = Observations(guards[0].space, self._note, self._actions.choices)
         self._clock = Clock(self.num_envs, spec.max_episode_steps)
+        for guard in guards:
+            guard.notes = notes
         try:
             if len({id(guard.open()) for guard in guards}) < self.num_envs:
                 raise UsageError(
@@ -182,44 +196,76 @@ class Synchronous:
 
     def reset(self, seeds: np.ndarray, mask: np.ndarray) -> Obs:
         """Start an episode wherever `mask`, from that row's seed; the other rows are zeros."""
-        obs = self._guards[0].observations.blank(self.num_envs)
-        for i in np.flatnonzero(mask).tolist():
-            row, _ = self._guards[i].reset(seed=int(seeds[i]))
-            place(obs, i, row)
+        obs = self._observations.blank(self.num_envs)
+        rows = np.flatnonzero(mask)
+        if not rows.size:
+            return obs
+        self._rows, raw = rows, self._observations.arriving(len(rows))
+        put = self._observations.putter(raw)
+        try:
+            with self._watch:
+                for i, self._row in enumerate(rows.tolist()):
+                    self._watch.began = time.monotonic()
+                    put(i, self._guards[self._row].begin(int(seeds[self._row])))
+        except MalformedError as error:
+            raise self._guards[self._row].violation(error) from error
+        place(obs, rows, self._read(raw))
         self._clock.start(mask)
         return obs
 
     def step(self, actions: np.ndarray) -> Step:
         """Take one step in every environment with canonical actions [num_envs, ...]."""
         sent = self._actions.write(actions, self.num_envs)
-        obs = self._guards[0].observations.blank(self.num_envs)
-        reward = np.empty(self.num_envs, np.float32)
+        raw = self._observations.arriving(self.num_envs)
+        put, watch, now = self._observations.putter(raw), self._watch, time.monotonic
+        self._rows = self._every
+        reward = np.empty(self.num_envs)
         terminated = np.empty(self.num_envs, np.bool_)
         truncated = self._clock.tick()
-        for i, guard in enumerate(self._guards):
-            row, reward[i], terminated[i], cut, _ = guard.step(sent[i])
-            truncated[i] |= cut
-            place(obs, i, row)
-        return Step(obs, reward, terminated, truncated)
+        try:
+            with watch:
+                for i, guard in enumerate(self._guards):
+                    self._row, watch.began = i, now()
+                    value, reward[i], terminated[i], cut = guard.advance(sent[i])
+                    truncated[i] |= cut
+                    put(i, value)
+        except MalformedError as error:
+            raise self._guards[self._row].violation(error) from error
+        if (bad := bad_reward(reward)) is not None:
+            problem = f"reward is {reward[bad]}, expected a finite float32"
+            raise self._guards[bad].violation(MalformedError(problem))
+        return Step(self._read(raw), reward.astype(np.float32), terminated, truncated)
 
     def close(self) -> None:
         """Close every environment."""
         self.closed = True
+        self._watch.close()
         if self._owned:
             for guard in self._guards:
                 guard.close()
+
+    def _read(self, raw: dict[str, np.ndarray]) -> Obs:
+        """The observations of `self._rows`, all checked at once."""
+        try:
+            return self._observations.canonical(raw, len(self._rows))
+        except MalformedError as error:
+            raise self._guards[self._rows[error.row]].violation(error) from error
+
+    def _note(self, kind: str, text: str, row: int) -> None:
+        self.notes.say(kind, f"{self._guards[self._rows[row]].where}: {text}")
 
 
 class Asynchronous:
     """Environments stepped side by side, each in a process of its own. A `HostEnvironment`."""
 
-    def __init__(self, spec: EnvSpec, guards: list[Guard], timeout: float):
+    def __init__(self, spec: EnvSpec, guards: list[Guard], timeout: float, notes: Notes):
         self.spec = spec
+        self.notes = notes
         self.num_envs = len(guards)
         self._actions = Actions(guards[0].action_space)
         self._observations = guards[0].observations
         self._clock = Clock(self.num_envs, spec.max_episode_steps)
-        self._timeout = timeout
+        self._timeout = timeout or None
         try:
             self._workers = AsyncVectorEnv(
                 [functools.partial(_in_worker, guard, os.getpid()) for guard in guards],
@@ -238,7 +284,8 @@ class Asynchronous:
             return self._observations.blank(self.num_envs)
         with self._watch():
             self._workers.reset_async(seed=[int(seed) for seed in seeds], options={"reset_mask": np.array(mask)})
-            obs, _ = self._workers.reset_wait(self._timeout)
+            obs, info = self._workers.reset_wait(self._timeout)
+        self._say(info)
         self._clock.start(mask)
         return obs
 
@@ -246,7 +293,9 @@ class Asynchronous:
         """Take one step in every environment with canonical actions [num_envs, ...]."""
         with self._watch():
             self._workers.step_async(self._actions.write(actions, self.num_envs))
-            obs, reward, terminated, truncated, _ = self._workers.step_wait(self._timeout)
+            obs, reward, terminated, truncated, info = self._workers.step_wait(self._timeout)
+        if info:
+            self._say(info)
         return Step(obs, reward.astype(np.float32), terminated, truncated | self._clock.tick())
 
     def close(self) -> None:
@@ -258,6 +307,12 @@ class Asynchronous:
             for process in self._workers.processes:
                 process.join(CLOSING_SECONDS)
             self._end()
+
+    def _say(self, info: dict[str, Any]) -> None:
+        """Pass on what the environments note, each kind from the first that does."""
+        for lines in info.get("notes", ()):
+            for kind, line in lines or ():
+                self.notes.say(kind, line)
 
     @contextlib.contextmanager
     def _watch(self) -> Iterator[None]:
@@ -273,7 +328,8 @@ class Asynchronous:
             late = next(i for i, pipe in enumerate(self._workers.parent_pipes) if not pipe.poll())
             self._end()
             raise EnvironmentCrash(
-                f"environment {late} did not answer within {self._timeout:g} s: fix it or raise `timeout`"
+                f"environment {late} did not answer within {self._timeout:g} s: fix it, or allow more "
+                "(--env-timeout)"
             ) from error
         except (EOFError, OSError) as error:
             numbers = {process.sentinel: i for i, process in enumerate(self._workers.processes)}

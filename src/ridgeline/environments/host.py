@@ -1,4 +1,4 @@
-"""What the adapters share: the count of the time limit, and the words of their messages."""
+"""What the adapters share: the time limit, what is said once, and the words of messages."""
 
 import difflib
 import importlib
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ridgeline.errors import EnvironmentCrash, UsageError
+from ridgeline.specs import FLOAT32_MAX
 
 
 class Clock:
@@ -30,9 +31,43 @@ class Clock:
         return self.elapsed >= self._limit
 
 
+class Notes:
+    """Lines about what was made to fit, one of each kind; whoever runs the environments takes and shows them."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+        self._lines: dict[str, str] = {}
+
+    def say(self, kind: str, line: str) -> None:
+        """Keep the line, if none of its kind has been said."""
+        if kind not in self._said:
+            self._said.add(kind)
+            self._lines[kind] = line
+
+    def take(self) -> dict[str, str]:
+        """The lines since the last call, by kind."""
+        taken, self._lines = self._lines, {}
+        return taken
+
+
+def notes_of(env: object) -> Notes:
+    """The notes of a factory or a host; empty ones where it keeps none."""
+    found = getattr(env, "notes", None)
+    return found if isinstance(found, Notes) else Notes()
+
+
+def bad_reward(rewards: np.ndarray) -> int | None:
+    """The first row whose reward is not a finite float32, or None."""
+    good = np.abs(rewards) <= FLOAT32_MAX
+    return None if np.logical_and.reduce(good) else int(np.argmin(good))
+
+
 def one_line(error: BaseException) -> str:
     """The exception's type and text on one line."""
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # it is a user's class
+        text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

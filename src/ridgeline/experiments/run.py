@@ -55,7 +55,9 @@ def train(
     """Train an algorithm, by name (its preset for the environment) or as a record, and judge what it learned.
 
     `seeds`: how many, or which; by default 10 where the environment is compiled, 3 on hosts. `callback` is called
-    between chunks. Further keywords are those of `Settings`. Raises `UsageError` before anything is written.
+    between chunks. Further keywords are `env_timeout` (see `make`) and those of `Settings`.
+
+    Raises: `UsageError` before anything is written.
     """
     return run_through(start(algorithm, env, steps=steps, seeds=seeds, **settings), callback)
 
@@ -80,15 +82,16 @@ def start(
     steps: int | None = None,
     seeds: int | Sequence[int] | None = None,
     backend: str | None = None,
+    env_timeout: float | int | None = None,
     **settings: Any,
 ) -> Training:
-    """What `train` runs, to be iterated over by hand."""
+    """What `train` runs, to be iterated over by hand. `env_timeout`: see `make`."""
     if isinstance(algorithm, str):
         by_name(algorithm)  # a misspelt name is said before an environment is built
     source = env if isinstance(env, str) else None
     if hasattr(env, "action_space") and not callable(env):
         env = functools.partial(copy.deepcopy, env)  # an instance is the template of every row
-    found = make(env, backend)
+    found = make(env, backend, env_timeout=env_timeout)
     chosen = resolve(algorithm, found)
     if seeds is None:
         seeds = 3 if isinstance(found, HostFactory) else 10
@@ -146,6 +149,7 @@ def take_up(
     env: Any = None,
     algorithm: Algorithm[Any, Any] | None = None,
     allow_import: bool = False,
+    env_timeout: float | int | None = None,
 ) -> Training:
     """What `resume` runs, to be iterated over by hand.
 
@@ -157,9 +161,9 @@ def take_up(
         if ":" in source and not allow_import:
             # A file decides nothing about which code is imported.
             raise UsageError(f"the run is of {source}, which imports code of yours: say so with --allow-import")
-        env = make(source, config["backend"])
+        env = make(source, config["backend"], env_timeout=env_timeout)
     elif not isinstance(env, HostFactory):
-        env = make(env, config["backend"])
+        env = make(env, config["backend"], env_timeout=env_timeout)
     spec = spec_from_json(config["spec"], str(folder))
     if env.spec != spec:
         raise UsageError(

@@ -20,6 +20,7 @@ import numpy as np
 
 import ridgeline
 from ridgeline.environments import Found, spaces_of
+from ridgeline.environments.host import notes_of
 from ridgeline.errors import FileError, NumericalError, RidgelineError, StorageError, UsageError
 from ridgeline.experiments.checkpoint import Checkpoint, Checkpoints, check_finite
 from ridgeline.experiments.config import record_to_json, spec_to_json
@@ -168,6 +169,7 @@ class Training:
         self._saved = begun
         for progress in iterate(self.runner, self.plan, self.settings.seeds, self.position, self._undivided):
             with self._undivided():
+                progress = dataclasses.replace(progress, warnings=(*progress.warnings, *self._noted()))
                 self.facts.warnings.extend(progress.warnings)
                 for sink in self._sinks:
                     sink.write(progress.rows)
@@ -197,6 +199,7 @@ class Training:
         settings = self.settings
         final = self.runner.evaluate(FINAL_SEED, settings.final_episodes)
         self.runner.close()
+        self.facts.warnings.extend(self._noted())
         per_seed = final.returns.mean(1)
         low, high = statistics.bootstrap_interval(per_seed)
         iqm = float(statistics.interquartile_mean(per_seed))
@@ -244,6 +247,10 @@ class Training:
             if hasattr(self, "runner"):
                 self.runner.close()
             self._lock.release()
+
+    def _noted(self) -> tuple[str, ...]:
+        """What the environment's guard made to fit since the last call."""
+        return tuple(notes_of(self.env).take().values())
 
     def _keep(self) -> None:
         now = jax.device_get(self.runner.policies) if self._whole else None

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree
 
+from ridgeline.environments.host import notes_of
 from ridgeline.training.devices import map_seeds, over_seeds
 from ridgeline.types import Action, Algorithm, Carry, Environment, HostEnvironment, HostFactory, Obs
 
@@ -147,7 +148,11 @@ def play_hosted(
         time += 1
         total += step.reward.reshape(num_seeds, slots)
         length += 1
-        ended = (step.terminated | step.truncated).reshape(num_seeds, slots) | (length >= LONGEST_EPISODE)
+        endless = length >= LONGEST_EPISODE
+        if endless.any():
+            cut = f"an episode of an evaluation was cut after {LONGEST_EPISODE:,} steps"
+            notes_of(env).say("endless", f"{cut}: give {env.spec.id} a time limit")
+        ended = (step.terminated | step.truncated).reshape(num_seeds, slots) | endless
         obs = step.next_obs
         if ended.any():
             for s, k in zip(*np.nonzero(ended), strict=True):

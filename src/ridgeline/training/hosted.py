@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree, UInt
 from ridgeline.environments.base import where_ended
 from ridgeline.errors import RidgelineError
 from ridgeline.memory import Memory
+from ridgeline.specs import FLOAT32_MAX
 from ridgeline.training.compiled import (
     act_everywhere,
     begin_carry,
@@ -253,7 +254,7 @@ class Hosted:
             self.states,
             rows,
             first_carry,
-            finished.astype(np.float32),
+            np.clip(finished, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32),
             steps,
             learning,
         )
