@@ -10,7 +10,7 @@ a vector whose doubly bounded entries mean [-1, 1].
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,6 +97,10 @@ class Leaf:
             raw[row] = np.int64(value)
         else:
             raw[row] = self._fit(value, (), row)
+
+    def fits(self, rows: np.ndarray) -> bool:
+        """Whether rows [N, ...] are of the declared dtype and shape."""
+        return rows.dtype == self._declared and rows.shape[1:] == self.spec.shape
 
     def read(self, value: Any, lead: tuple[int, ...] = ()) -> np.ndarray:
         """A fresh array [*lead, *shape] of the spec's dtype, or `MalformedError`."""
@@ -331,6 +335,16 @@ class Observations:
             self._walk(tree, value, "observation", lambda leaf, part: leaf.put(raw[leaf.key], row, part))
 
         return put
+
+    def together(self, values: Sequence[Any]) -> dict[str, np.ndarray] | None:
+        """What `putter` would fill, of all rows at once; None where they are no plain arrays of that kind."""
+        if not isinstance(self._tree, Leaf) or set(map(type, values)) != {np.ndarray}:
+            return None
+        try:
+            found = np.array(values)
+        except ValueError:  # of several shapes
+            return None
+        return {"": found} if self._tree.fits(found) else None
 
     def canonical(self, raw: dict[str, np.ndarray], rows: int) -> Obs:
         """What `putter` filled, checked, in the form of `spec`; `raw` is not to be used again.

@@ -120,11 +120,10 @@ class Guard(gymnasium.Env[Any, Any]):
         self._make = make
         self._timeout = timeout
         self.space = space
-        self._is_box = isinstance(action_space, gymnasium.spaces.Box)
         self._seed = 0
-        self._steps = 0
-        self._latest: Any = None
-        self._step: Any = None
+        self.steps = 0
+        self.latest: Any = None
+        self.call: Any = None  # its `step`
 
     def open(self) -> GymEnv:
         """The environment, constructed by the first call."""
@@ -134,7 +133,10 @@ class Guard(gymnasium.Env[Any, Any]):
                 raise UsageError(
                     f"environment {self.index} has other spaces than its siblings: make them all alike"
                 )
-            self._step = self.env.step
+            # A row of a batch of shapeless boxes is a scalar; the environment was promised an array.
+            shapeless = isinstance(self.action_space, gymnasium.spaces.Box) and not self.action_space.shape
+            step = self.env.step
+            self.call = (lambda action: step(np.asarray(action))) if shapeless else step
             # Its own ones, so that a change shows by identity: to compare spaces is slow.
             self.space, self.action_space = self.env.observation_space, self.env.action_space
         return self.env
@@ -142,13 +144,13 @@ class Guard(gymnasium.Env[Any, Any]):
     def begin(self, seed: int) -> Any:
         """Start the episode of that seed; its observation as it arrives."""
         env = self.open()
-        self._seed, self._steps = seed, 0
+        self._seed, self.steps = seed, 0
         try:
             answer = env.reset(seed=seed)
         except PASSING:
             raise
         except BaseException as error:
-            raise self._crash("reset", error) from error
+            raise self.crash("reset", error) from error
         if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict)):
             raise MalformedError(f"reset returned {short(answer)}, expected the tuple (observation, info)")
         for name, known in (("observation_space", self.space), ("action_space", self.action_space)):
@@ -159,14 +161,17 @@ class Guard(gymnasium.Env[Any, Any]):
 
     def advance(self, action: Any) -> tuple[Any, float, bool, bool]:
         """Take one step; its observation as it arrives, the reward not yet looked at, the flags."""
-        self._steps += 1
+        self.steps += 1
         try:
-            # A row of a batch of shapeless boxes is a scalar; the environment was promised an array.
-            answer = self._step(np.asarray(action) if self._is_box else action)
+            answer = self.call(action)
         except PASSING:
             raise
         except BaseException as error:
-            raise self._crash("step", error) from error
+            raise self.crash("step", error) from error
+        return self.look(answer)
+
+    def look(self, answer: Any) -> tuple[Any, float, bool, bool]:
+        """What a step answered: its observation as it arrived, the reward not yet looked at, the flags."""
         if type(answer) is tuple and len(answer) == 5:
             obs, reward, terminated, truncated, info = answer
             if (
@@ -174,9 +179,9 @@ class Guard(gymnasium.Env[Any, Any]):
                 and type(terminated) is bool
                 and type(truncated) is bool
                 and type(info) is dict
-                and obs is not self._latest
+                and obs is not self.latest
             ):
-                self._latest = obs
+                self.latest = obs
                 return obs, reward, terminated, truncated
         return self._unusual(answer)
 
@@ -187,9 +192,9 @@ class Guard(gymnasium.Env[Any, Any]):
         obs, reward, terminated, truncated, info = answer
         if not isinstance(info, dict):
             raise MalformedError(f"info is {short(info)}, expected a dictionary")
-        if obs is self._latest and isinstance(obs, (np.ndarray, list, dict)):
+        if obs is self.latest and isinstance(obs, (np.ndarray, list, dict)):
             self._note("buffer", "observation is the very object of the step before: copied", self.index)
-        self._latest = obs
+        self.latest = obs
         return obs, self._reward(reward), self._flag("terminated", terminated), self._flag("truncated", truncated)
 
     def reset(
@@ -218,7 +223,7 @@ class Guard(gymnasium.Env[Any, Any]):
     @property
     def where(self) -> str:
         """Which environment, step and episode it is."""
-        at = f"step {self._steps}" if self._steps else "reset (step 0)"
+        at = f"step {self.steps}" if self.steps else "reset (step 0)"
         return f"environment {self.index}, {at} of the episode with seed {self._seed}"
 
     def violation(self, error: MalformedError) -> ContractError:
@@ -251,7 +256,8 @@ class Guard(gymnasium.Env[Any, Any]):
         self._note(field, f"{field} is {short(value)}: read as {bool(number)}", self.index)
         return bool(number)
 
-    def _crash(self, method: str, error: BaseException) -> EnvironmentCrash:
+    def crash(self, method: str, error: BaseException) -> EnvironmentCrash:
+        """What to say of an exception of its own."""
         return EnvironmentCrash(f"{self.where}: {method} raised {one_line(error)}; fix the environment")
 
 
