@@ -166,7 +166,7 @@ def _shorter_limit(limit: int | None, env: GymEnv) -> int | None:
 
 # Observations as they arrived, rewards, and both flags, of every row.
 type Answers = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]
-_NUMBERS = {float, int, np.float64, np.float32}
+_NUMBERS = {float, np.float64, np.float32}  # an int may be larger than any float
 _FLAGS = {bool, np.bool_}
 
 
