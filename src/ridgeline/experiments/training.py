@@ -460,15 +460,23 @@ def _new_folder(settings: Settings, algorithm: str, env: str) -> Path:
                 folder.mkdir()
                 break
             except FileExistsError:
+                if settings.name and _is_bare(folder):
+                    break
                 if settings.name:
                     raise UsageError(f"run {folder} exists: choose another --run, or remove it") from None
                 number += 1
-        (folder / "policies").mkdir()
+        (folder / "policies").mkdir(exist_ok=True)
     except OSError as error:
         raise StorageError(
             f"{settings.out}: no run can be written there ({error.strerror}): give --out"
         ) from error
     return folder
+
+
+def _is_bare(folder: Path) -> bool:
+    """Whether a folder holds nothing, or what a process left that was killed before it wrote `config.json`."""
+    left = {path.name for path in folder.rglob("*")}
+    return left <= {"policies", ".lock", "config.json.partial"}
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
