@@ -4,9 +4,9 @@
 
 For each algorithm, on an environment in JAX and on one that is stepped from Python, a run that nothing disturbs
 is the reference. Then runs of the same command are each killed (the whole process group, SIGKILL) at a random time
-of the reference's duration and resumed until they are done; some resumed runs are killed too. At the end the arrays
-of the last checkpoint, the policies, the final evaluation and the log rows (without their times) must be the
-reference's.
+of the reference's duration and resumed until they are done; some resumed runs are killed too. At the end the
+arrays of the last checkpoint, the policies, the final evaluation and the log rows (without their times) must be
+the reference's.
 
 Every run is a line of docs/kills.json; docs/kills.md is written from them all. What is killed when is drawn from
 the run's number, and another invocation goes on where the last one stopped.
@@ -213,7 +213,7 @@ class Harness:
                 shutil.rmtree(folder)
         else:
             line["said"] = said[-2000:]
-        return line | {"date": datetime.datetime.now(datetime.UTC).date().isoformat()}
+        return line
 
 
 def where(folder: Path) -> dict[str, Any]:
@@ -307,13 +307,20 @@ def main() -> None:
         harness = Harness(flags.work or Path(temporary))
 
         def one(task: tuple[Case, int]) -> dict[str, Any] | None:
-            return harness.kill(*task) if time.monotonic() < until else None
+            if time.monotonic() > until:
+                return None
+            try:
+                return harness.kill(*task)
+            except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+                case, number = task
+                return {"number": number, "case": case.name, "kills": [], "code": -1, "said": str(error)[-2000:]}
 
         with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
             for future in concurrent.futures.as_completed([pool.submit(one, task) for task in todo]):
                 line = future.result()
                 if line is None:
                     continue
+                line["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
                 with RESULTS.open("a") as file:
                     file.write(json.dumps(line) + "\n")
                 lines.append(line)

@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ridgeline.cli import devices
 from ridgeline.cli.words import nearest, parse, parse_seeds, peek, positionals
@@ -39,6 +39,8 @@ def run(words: list[str]) -> int:
     (algorithm, env), rest = positionals(words, ("ALGORITHM", "ENVIRONMENT"), "ridgeline train")
     device = peek(rest, "--device")
     devices.use_all_cores(device)
+    import tyro
+
     import ridgeline
 
     ridgeline.start  # noqa: B018  (imports what training needs, and times it)
@@ -55,7 +57,9 @@ def run(words: list[str]) -> int:
     sys.path.insert(0, os.getcwd())  # so that module:Id finds a file beside the user
     found = make(env, backend)
     chosen = resolve(algorithm, found)
-    kind = dataclasses.make_dataclass("Train", [("run", TrainFlags), ("algorithm", type(chosen.algorithm))])
+    kinds = {"run": TrainFlags, "algorithm": type(chosen.algorithm)}
+    bare = tyro.conf.arg(name="")
+    kind = dataclasses.make_dataclass("Train", [(name, Annotated[each, bare]) for name, each in kinds.items()])
     default = kind(TrainFlags(chosen.steps, "3" if isinstance(found, HostFactory) else "10"), chosen.algorithm)
     flags: Any = parse(kind, default, f"ridgeline train {algorithm} {env}", rest)
     how: TrainFlags = flags.run

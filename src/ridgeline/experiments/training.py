@@ -23,7 +23,7 @@ from ridgeline.environments import Found
 from ridgeline.errors import FileError, NumericalError, RidgelineError, StorageError, UsageError
 from ridgeline.experiments.checkpoint import Checkpoint, Checkpoints, check_finite
 from ridgeline.experiments.config import record_to_json, spec_to_json
-from ridgeline.experiments.files import write_json
+from ridgeline.experiments.files import sync, write_json
 from ridgeline.experiments.fingerprint import differences, fingerprint
 from ridgeline.experiments.finished import Run
 from ridgeline.experiments.interrupts import Interrupts
@@ -466,6 +466,7 @@ def _new_folder(settings: Settings, algorithm: str, env: str) -> Path:
                     raise UsageError(f"run {folder} exists: choose another --run, or remove it") from None
                 number += 1
         (folder / "policies").mkdir(exist_ok=True)
+        sync(settings.out)
     except OSError as error:
         raise StorageError(
             f"{settings.out}: no run can be written there ({error.strerror}): give --out"
@@ -474,9 +475,9 @@ def _new_folder(settings: Settings, algorithm: str, env: str) -> Path:
 
 
 def _is_bare(folder: Path) -> bool:
-    """Whether a folder holds nothing, or what a process left that was killed before it wrote `config.json`."""
+    """Whether a folder holds only what a process leaves that was killed before it wrote `config.json`."""
     left = {path.name for path in folder.rglob("*")}
-    return left <= {"policies", ".lock", "config.json.partial"}
+    return {"policies"} <= left <= {"policies", ".lock", "config.json.partial"}
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
