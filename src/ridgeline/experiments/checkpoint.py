@@ -137,11 +137,13 @@ def read(folder: Path) -> Checkpoint:
         raise FileError(f"{path}: damaged: its digest differs")
     if manifest.get("schema") != SCHEMA:
         raise FileError(f"{path}: schema {manifest.get('schema')!r:.20}, and this version reads {SCHEMA}")
-    if str(manifest["number"]).zfill(6) != folder.name:
-        raise FileError(f"{path}: of checkpoint {manifest['number']}: put it back in its place")
+    number, known = manifest.get("number"), manifest.get("arrays")
+    if type(number) is not int or not isinstance(known, dict):
+        raise FileError(f"{path}: names no number and arrays: not a checkpoint's")
+    if f"{number:06}" != folder.name:
+        raise FileError(f"{path}: of checkpoint {number}: put it back in its place")
     file = folder / "arrays.safetensors"
     _, arrays = read_arrays(file)
-    known: dict[str, Any] = manifest["arrays"]
     if arrays.keys() != known.keys():
         raise FileError(f"{file}: damaged: its arrays are not those of the manifest")
     found = {}
