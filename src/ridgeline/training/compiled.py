@@ -4,8 +4,8 @@ A Python loop calls `chunk` again and again, each for a number of iterations tha
 logging, evaluation and the run's total change neither the compiled code nor the stream of random numbers.
 """
 
-import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -147,7 +147,7 @@ def gather_until_dead(row: Callable[[Rows, Int[Array, ""]], Any], begun: Rows, l
     return going[1], going[2]
 
 
-@functools.partial(jax.jit, static_argnames="mesh", donate_argnames="lanes")
+@partial(jax.jit, static_argnames="mesh", donate_argnames="lanes")
 def chunk(
     algorithm: Algorithm[Any, Any],
     env: Environment[Any],
@@ -191,7 +191,7 @@ def chunk(
     return over_seeds(one_seed, mesh, (lanes, count), (algorithm, env, first, until, total))
 
 
-@functools.partial(jax.jit, static_argnames="mesh")
+@partial(jax.jit, static_argnames="mesh")
 def begin(algorithm: Algorithm[Any, Any], env: Environment[Any], seeds: UInt[Array, "S"], *, mesh: Mesh) -> Lane:
     """Every seed before its first step."""
 
@@ -199,3 +199,9 @@ def begin(algorithm: Algorithm[Any, Any], env: Environment[Any], seeds: UInt[Arr
         return begin_lane(*shared, jax.random.key(seed))
 
     return over_seeds(one_seed, mesh, (seeds,), (algorithm, env))
+
+
+@partial(jax.jit, static_argnames="mesh", donate_argnames="lanes")
+def place(lanes: Lane, *, mesh: Mesh) -> Lane:
+    """Lanes that were saved, on the devices as `begin` leaves them: `chunk` would compile anew for any others."""
+    return over_seeds(lambda lane, _: lane, mesh, (lanes,), ())

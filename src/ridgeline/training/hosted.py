@@ -192,9 +192,8 @@ class Hosted:
     def snapshot(self) -> PyTree[Leaf]:
         """States, episodes, and what was done in those that run."""
         actions = np.stack(self.actions) if self.actions else self._no_actions()
-        return jax.tree.map(
-            Leaf, plain(self._held() | {"keys": self.keys, "states": self.states, "actions": actions})
-        )
+        found = self._held() | {"keys": self.keys, "states": self.states, "obs": self.obs, "actions": actions}
+        return jax.tree.map(Leaf, plain(found))
 
     def fork(self, number: int) -> None:
         """Go on with other random numbers: those of the fork of that number."""
@@ -308,7 +307,7 @@ class Hosted:
         put = keyed((keys, states), jax.tree.map(jnp.asarray, (found["keys"], found["states"])))
         self.keys, self.states = put
         for name in self._held():
-            setattr(self, name, found[name])
+            setattr(self, name, jax.tree.map(np.array, found[name]))
         self.restored = int(found["restored"]) + 1
         self.actions.extend(found["actions"])
         self.obs = found["obs"]

@@ -7,12 +7,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
 from ridgeline.errors import ContractError, EnvironmentCrash, RidgelineError, UsageError
-from ridgeline.training.compiled import Lane, begin, chunk, fork_keys
+from ridgeline.training.compiled import Lane, begin, chunk, fork_keys, place
 from ridgeline.training.devices import pad_seeds, seed_mesh
 from ridgeline.training.evaluation import Episodes, evaluate_compiled, evaluation_keys, play
 from ridgeline.training.hosted import Hosted
@@ -119,25 +119,23 @@ class Compiled:
 
     def fork(self, number: int) -> None:
         """Go on with other random numbers: those of the fork of that number."""
-        words = fork_keys(self.lanes.key, np.uint32(number))
-        self.lanes = self.lanes._replace(key=jax.device_put(words, self.lanes.key.sharding))
+        forked = self.lanes._replace(key=fork_keys(self.lanes.key, np.uint32(number)))
+        self.lanes = place(forked, mesh=self.mesh)
 
     def close(self) -> None:
         """Nothing to free."""
 
     def _restored(self, shapes: Lane, saved: Saved) -> Lane:
-        wanted = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((self.num_seeds, *x.shape[1:]), x.dtype), plain(shapes)
-        )
-        share = NamedSharding(
-            self.mesh, PartitionSpec("seeds")
-        )  # as `begin` has it, or `chunk` would compile anew
         more = len(self.wanted) - self.num_seeds
 
-        def put(x: np.ndarray) -> Array:
-            return jax.device_put(np.concatenate([x, np.repeat(x[:1], more, 0)]) if more else x, share)
+        def want(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((self.num_seeds, *x.shape[1:]), x.dtype)
 
-        return keyed(shapes, jax.tree.map(put, saved(wanted)))
+        def pad(x: np.ndarray) -> Array:
+            return jnp.asarray(np.concatenate([x, np.repeat(x[:1], more, 0)]) if more else x)
+
+        found = jax.tree.map(pad, saved(jax.tree.map(want, plain(shapes))))
+        return place(keyed(shapes, found), mesh=self.mesh)
 
     def _of_seeds[Tree](self, tree: Tree) -> Tree:
         return jax.tree.map(lambda x: x[: self.num_seeds], tree)
