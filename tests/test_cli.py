@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ridgeline import cli
+from ridgeline.algorithms import REGISTRY
 from ridgeline.cli import devices
 from ridgeline.cli.words import parse_seeds
 
@@ -60,6 +61,17 @@ def test_train_then_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     table = capsys.readouterr().out
     for mean in result["eval"]["per_seed"]:  # the same starts, so the same returns
         assert f"{mean:.2f}" in table
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_every_algorithm_has_its_flags(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of TRPO and of its memory share a name: one is told from the other."""
+    env = "CartPole-v1" if name in ("pg", "vpg", "dqn") else "Pendulum-v1"
+    assert run(f"train {name} {env} --help") == 0
+    said = capsys.readouterr().out
+    assert "--gamma" in said
+    assert ("--replay.batch-size" in said) == (name == "trpo")
+    assert "--steps" in said
 
 
 def test_quiet_prints_only_the_result(capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,6 +162,15 @@ def test_a_name_that_is_taken_is_refused(tmp_path: Path, capsys: pytest.CaptureF
     assert run("train ppo CartPole-v1 --run mine") == 2
     assert "exists" in capsys.readouterr().err
     assert list((tmp_path / "runs" / "mine").iterdir()) == []
+
+
+def test_a_name_is_not_taken_by_a_run_that_was_killed_before_it_began(tmp_path: Path) -> None:
+    """Before `config.json` was there; the same command does it again."""
+    (left := tmp_path / "runs" / "mine" / "policies").mkdir(parents=True)
+    for name in (".lock", "config.json.partial"):
+        (left.parent / name).write_text("{")
+    assert run(["train", "ppo", "CartPole-v1", "--steps", "256", "--run", "mine", *QUICK]) == 0
+    assert run(["train", "ppo", "CartPole-v1", "--steps", "256", "--run", "mine", *QUICK]) == 2
 
 
 class Fickle(gymnasium.Env):

@@ -43,6 +43,7 @@ def run(words: list[str]) -> int:
     (algorithm, env), rest = positionals(words, ("ALGORITHM", "ENVIRONMENT"), "ridgeline train")
     device = peek(rest, "--device")
     devices.use_all_cores(device)
+
     import ridgeline
 
     ridgeline.start  # noqa: B018  (imports what training needs, and times it)
@@ -59,7 +60,9 @@ def run(words: list[str]) -> int:
     sys.path.insert(0, os.getcwd())  # so that module:Id finds a file beside the user
     found = make(env, backend, env_timeout=seconds(peek(rest, "--env-timeout")))
     chosen = resolve(algorithm, found)
-    kind = dataclasses.make_dataclass("Train", [("run", TrainFlags), ("algorithm", type(chosen.algorithm))])
+    kinds = {"run": TrainFlags, "algorithm": type(chosen.algorithm)}
+    bare = tyro.conf.arg(name="")
+    kind = dataclasses.make_dataclass("Train", [(name, Annotated[each, bare]) for name, each in kinds.items()])
     default = kind(TrainFlags(chosen.steps, "3" if isinstance(found, HostFactory) else "10"), chosen.algorithm)
     flags: Any = parse(kind, default, f"ridgeline train {algorithm} {env}", rest)
     how: TrainFlags = flags.run

@@ -1,10 +1,12 @@
 """What the commands share: words into flags, mistakes into one line."""
 
 import contextlib
+import dataclasses
 import io
 import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from ridgeline.cli.usage import USAGE
 from ridgeline.errors import UsageError
@@ -19,7 +21,10 @@ def nearest(word: str, known: list[str]) -> str:
 
 
 def parse[Flags](kind: type[Flags], default: Flags, program: str, words: list[str]) -> Flags:
-    """Flags of a dataclass, its nested records flattened. A mistake is a `UsageError` of one line."""
+    """Flags of a dataclass, its nested records flattened. A mistake is a `UsageError` of one line.
+
+    Where two records have a field of one name, that of the inner one is `--replay.batch-size`.
+    """
     import tyro
 
     said = io.StringIO()
@@ -31,12 +36,28 @@ def parse[Flags](kind: type[Flags], default: Flags, program: str, words: list[st
                 prog=program,
                 default=default,
                 args=words,
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.SuppressFixed),
+                config=(tyro.conf.SuppressFixed, *([tyro.conf.OmitArgPrefixes] if _are_apart(default) else [])),
             )
     except SystemExit as stop:
         if not stop.code:
             raise
         raise UsageError(_first_sentence(said.getvalue()) + f" ({program} --help lists all)") from None
+
+
+def _are_apart(record: Any) -> bool:
+    """Whether no two fields of a record and of those inside it have the same name."""
+    names: list[str] = []
+
+    def collect(record: Any) -> None:
+        for field in dataclasses.fields(record):
+            inner = getattr(record, field.name)
+            if dataclasses.is_dataclass(inner):
+                collect(inner)
+            else:
+                names.append(field.name)
+
+    collect(record)
+    return len(set(names)) == len(names)
 
 
 def _first_sentence(box: str) -> str:

@@ -7,7 +7,6 @@ A checkpoint is written under another name; its files are made to last, the mani
 gives it its own. The two newest are kept.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -20,7 +19,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ridgeline.errors import FileError, NumericalError
+from ridgeline.errors import FileError, NumericalError, StorageError
 from ridgeline.experiments.files import remove, storing, sync, write_all
 from ridgeline.safe import MIB, read_arrays, read_json
 from ridgeline.training.snapshot import Leaf, named
@@ -87,6 +86,7 @@ class Checkpoints:
                     write_all(file, memoryview(_signed(manifest)))
                     os.fsync(file.fileno())
                 sync(temporary)
+                sync(self.folder.parent)  # this folder may be new
                 os.rename(temporary, final)
             except OSError:
                 remove(temporary)
@@ -102,7 +102,7 @@ class Checkpoints:
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest that is whole, with a line for each newer one that is not; None where there never was one.
 
-        Raises: `FileError` where none of those that there are is whole.
+        Raises: `FileError` where none of those that there are is whole, `StorageError` where none can be listed.
         """
         skipped: list[str] = []
         for number in sorted(self._numbers(), reverse=True):
@@ -115,9 +115,12 @@ class Checkpoints:
         return None, []
 
     def _numbers(self) -> list[int]:
-        with contextlib.suppress(OSError):
+        try:
             return [int(path.name) for path in self.folder.iterdir() if path.name.isdecimal() and path.is_dir()]
-        return []
+        except FileNotFoundError:
+            return []
+        except OSError as error:  # were it taken for empty, the run would begin anew
+            raise StorageError(f"{self.folder}: cannot be listed ({error.strerror}): check the disk") from error
 
     def _sweep(self) -> None:
         """Remove what a process that was killed has left."""
@@ -134,11 +137,13 @@ def read(folder: Path) -> Checkpoint:
         raise FileError(f"{path}: damaged: its digest differs")
     if manifest.get("schema") != SCHEMA:
         raise FileError(f"{path}: schema {manifest.get('schema')!r:.20}, and this version reads {SCHEMA}")
-    if str(manifest["number"]).zfill(6) != folder.name:
-        raise FileError(f"{path}: of checkpoint {manifest['number']}: put it back in its place")
+    number, known = manifest.get("number"), manifest.get("arrays")
+    if type(number) is not int or not isinstance(known, dict):
+        raise FileError(f"{path}: names no number and arrays: not a checkpoint's")
+    if f"{number:06}" != folder.name:
+        raise FileError(f"{path}: of checkpoint {number}: put it back in its place")
     file = folder / "arrays.safetensors"
     _, arrays = read_arrays(file)
-    known: dict[str, Any] = manifest["arrays"]
     if arrays.keys() != known.keys():
         raise FileError(f"{file}: damaged: its arrays are not those of the manifest")
     found = {}

@@ -45,7 +45,9 @@ class JsonLines:
                 aside = self.path.with_name("metrics.damaged.jsonl")
                 if self.path.exists():
                     os.replace(self.path, aside)
-                self.notes.append(f"{self.path} was changed: set aside as {aside.name}, and begun anew")
+                    self.notes.append(f"{self.path} was changed: set aside as {aside.name}, and begun anew")
+                else:
+                    self.notes.append(f"{self.path} is missing: begun anew")
                 held = b""
             with self.path.open("ab") as file:
                 file.truncate(len(held))

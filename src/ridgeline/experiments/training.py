@@ -24,7 +24,7 @@ from ridgeline.environments.host import notes_of
 from ridgeline.errors import FileError, NumericalError, RidgelineError, StorageError, UsageError
 from ridgeline.experiments.checkpoint import Checkpoint, Checkpoints, check_finite
 from ridgeline.experiments.config import record_to_json, spec_to_json
-from ridgeline.experiments.files import write_json
+from ridgeline.experiments.files import sync, write_json
 from ridgeline.experiments.fingerprint import differences, fingerprint
 from ridgeline.experiments.finished import Run
 from ridgeline.experiments.interrupts import Interrupts
@@ -481,15 +481,24 @@ def _new_folder(settings: Settings, algorithm: str, env: str) -> Path:
                 folder.mkdir()
                 break
             except FileExistsError:
+                if settings.name and _is_bare(folder):
+                    break
                 if settings.name:
                     raise UsageError(f"run {folder} exists: choose another --run, or remove it") from None
                 number += 1
-        (folder / "policies").mkdir()
+        (folder / "policies").mkdir(exist_ok=True)
+        sync(settings.out)
     except OSError as error:
         raise StorageError(
             f"{settings.out}: no run can be written there ({error.strerror}): give --out"
         ) from error
     return folder
+
+
+def _is_bare(folder: Path) -> bool:
+    """Whether a folder holds only what a process leaves that was killed before it wrote `config.json`."""
+    left = {path.name for path in folder.rglob("*")}
+    return {"policies"} <= left <= {"policies", ".lock", "config.json.partial"}
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
