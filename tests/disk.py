@@ -67,11 +67,13 @@ def recording(root: Path, fault: Callable[[Operation], None] = no_fault) -> Iter
     def opened(file: Any, mode: str = "r", buffering: int = -1, *rest: Any, **more: Any) -> Any:
         if not set(mode) & set("wxa") or isinstance(file, int):
             return real["io"](file, mode, buffering, *rest, **more)
-        assert "b" in mode, mode
         new = "w" in mode or not os.path.lexists(file)
         with noted("create", file) if new else contextlib.nullcontext():
             raw = Raw(file, mode.replace("b", ""))
-        return raw if buffering == 0 else io.BufferedWriter(raw)
+        if buffering == 0:
+            return raw
+        buffered = io.BufferedWriter(raw)
+        return buffered if "b" in mode else io.TextIOWrapper(buffered, *rest, **more)
 
     def fsync(descriptor: int) -> None:
         with noted("sync", descriptor):

@@ -51,6 +51,8 @@ DTYPES = {
     "F64": "<f8",
 }
 
+_NAMES = {kind: name for name, kind in DTYPES.items()}
+
 # A string that nothing closes ends with the data: so one pass suffices, whatever the data are.
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 _STEP = np.zeros(256, np.int8)
@@ -235,13 +237,28 @@ def digest(text: str, arrays: Mapping[str, np.ndarray]) -> str:
     return sha.hexdigest()
 
 
+def head(places: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
+    """What a safetensors file begins with, before the bytes of arrays of those dtypes and shapes, in that order.
+
+    The library would write metadata in an order that changes from call to call, and gather all bytes first.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name, (dtype, shape) in places.items():
+        begin, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": _NAMES[dtype.str], "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
 def pack(header: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
     """A safetensors file whose metadata hold `header` as JSON, under `ridgeline`, and the `digest` of all."""
-    import safetensors.numpy
-
     text = json.dumps(header, allow_nan=False)
     whole = {name: np.array(array, order="C") for name, array in arrays.items()}
-    return safetensors.numpy.save(whole, metadata={"ridgeline": text, "sha256": digest(text, whole)})
+    places = {name: (array.dtype, array.shape) for name, array in whole.items()}
+    begin = head(places, {"ridgeline": text, "sha256": digest(text, whole)})
+    return b"".join([begin, *(array.tobytes() for array in whole.values())])
 
 
 def unpack(path: Path | str, limits: Limits = DEFAULT) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

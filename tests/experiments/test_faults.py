@@ -20,7 +20,7 @@ from ridgeline import cli
 from ridgeline.cli import devices
 from ridgeline.errors import FileError
 from ridgeline.experiments.checkpoint import Checkpoints, read
-from ridgeline.experiments.policy import load_policy
+from ridgeline.experiments.policy import load as load_policy
 from ridgeline.experiments.run import _config_of, resume
 from ridgeline.experiments.sinks import JsonLines
 from ridgeline.experiments.training import read_config

@@ -21,21 +21,12 @@ from jaxtyping import PyTree
 
 from ridgeline.errors import FileError, NumericalError, StorageError
 from ridgeline.experiments.files import remove, storing, sync, write_all
-from ridgeline.safe import MIB, read_arrays, read_json
+from ridgeline.safe import MIB, head, read_arrays, read_json
 from ridgeline.training.snapshot import Leaf, named
 
 SCHEMA = 1
 KEPT = 2
 MANIFEST_LIMIT = 16 * MIB
-
-# The names that safetensors has for dtypes.
-_DTYPES = {
-    "bool": "BOOL",
-    "bfloat16": "BF16",
-    **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
-    **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
-    **{f"uint{bits}": f"U{bits}" for bits in (8, 16, 32, 64)},
-}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -164,19 +155,10 @@ def check_finite(names: Iterable[tuple[str, Any]], seeds: tuple[int, ...]) -> No
 
 
 def write_arrays(path: Path, leaves: dict[str, Leaf]) -> dict[str, Any]:
-    """Write a safetensors file piece by piece and make it last; each array's digest, dtype and shape.
-
-    The library would gather all bytes first: as much memory again as there is to save.
-    """
-    header, end = {}, 0
-    for name, leaf in leaves.items():
-        begin, end = end, end + int(np.prod(leaf.shape, dtype=np.int64)) * leaf.dtype.itemsize
-        header[name] = {"dtype": _DTYPES[leaf.dtype.name], "shape": list(leaf.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    """Write a safetensors file piece by piece and make it last; each array's digest, dtype and shape."""
     found = {}
     with path.open("xb", buffering=0) as file:
-        write_all(file, memoryview(len(text).to_bytes(8, "little") + text))
+        write_all(file, memoryview(head({name: (leaf.dtype, leaf.shape) for name, leaf in leaves.items()}, {})))
         for name, leaf in leaves.items():
             digest = hashlib.sha256()
             for piece in leaf.pieces():

@@ -129,16 +129,20 @@ class Training:
         self._goes_on = resumed is not None
         if resumed is None:
             self.folder = _new_folder(settings, algorithm_name(algorithm), env.spec.id)
-            self._lock = Lock(self.folder)
-            self.config = self._new_config()
-            write_config(self.folder, self.config)
         else:
             self.folder, self.config = resumed
-            self._lock = Lock(self.folder)
-            if self.config["steps"] != self.plan.steps:
+        self._lock = Lock(self.folder)
+        try:
+            if resumed is None:
+                self.config = self._new_config()
+                write_config(self.folder, self.config)
+            elif self.config["steps"] != self.plan.steps:
                 self.notes.append(f"the run is extended to {self.plan.steps:,} steps: schedules stretch over them")
                 self.config = self.config | {"steps": self.plan.steps}
                 write_config(self.folder, self.config)
+        except BaseException:
+            self._lock.release()
+            raise
         self.checkpoints = Checkpoints(self.folder)
 
     def compile(self) -> None:
