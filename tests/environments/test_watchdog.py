@@ -118,7 +118,7 @@ def test_every_backend_is_watched(backend, monkeypatch):
         host.step(np.zeros(1, np.int32))
         target = {
             "envpool": (getattr(host, "_pool", None), "step"),
-            "gymnasium": ((getattr(host, "_guards", None) or [None])[0], "advance"),
+            "gymnasium": ((getattr(host, "_guards", None) or [None])[0], "call"),
             "stepped": (sys.modules.get("ridgeline.environments.stepped"), "_step"),
         }[backend]
         monkeypatch.setattr(*target, lambda *given: time.sleep(60))

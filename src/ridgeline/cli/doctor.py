@@ -8,7 +8,8 @@ from ridgeline.cli.words import parse
 
 def run(words: list[str]) -> int:
     """What this machine has, and whether JAX computes rightly."""
-    parse(dataclasses.make_dataclass("Doctor", []), None, "ridgeline doctor", words)
+    nothing = dataclasses.make_dataclass("Doctor", [])
+    parse(nothing, nothing(), "ridgeline doctor", words)
     devices.use_all_cores(None)
     from ridgeline.experiments.doctor import examine
 

@@ -8,7 +8,8 @@ from ridgeline.cli.words import parse
 
 def run(words: list[str]) -> int:
     """Name algorithms and environments."""
-    parse(dataclasses.make_dataclass("List", []), None, "ridgeline list", words)
+    nothing = dataclasses.make_dataclass("List", [])
+    parse(nothing, nothing(), "ridgeline list", words)
     from ridgeline.algorithms import REGISTRY
     from ridgeline.environments import ids
 
