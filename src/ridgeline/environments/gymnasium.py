@@ -6,8 +6,8 @@ where it returns, so that the message names the environment, the step and the fi
 
 import contextlib
 import functools
+import math
 import multiprocessing
-import operator
 import os
 import signal
 import time
@@ -26,6 +26,7 @@ from ridgeline.environments.host import Clock, Notes, bad_reward, load, near, on
 from ridgeline.environments.watchdog import Watch, allow
 from ridgeline.errors import EnvironmentCrash, RidgelineError, UsageError
 from ridgeline.spaces import Actions, MalformedError, Observations, place
+from ridgeline.specs import FLOAT32_MAX
 from ridgeline.types import EnvSpec, HostEnvironment, Obs, Step
 
 CLOSING_SECONDS = 5.0
@@ -193,7 +194,8 @@ class Synchronous:
         self._every = np.arange(self.num_envs)
         self._rows = self._every  # whose observations are being read
         self._row = 0  # whose turn it is
-        self._alike = False  # whether no two environments return the same memory, as far as was seen
+        self._alone = False  # whether none was seen to return another's memory, or an object again
+        self._kinds: list[type] = []  # of the answers when they were last found plain
         self._watch = Watch(timeout, lambda: f"{guards[self._row].where}: it")
         self._actions = Actions(guards[0].action_space)
         self._observations = Observations(guards[0].space, self._note, self._actions.choices)
@@ -233,13 +235,9 @@ class Synchronous:
         sent = self._actions.write(actions, self.num_envs)
         self._rows = self._every
         cut = self._clock.tick()
-        found = self._at_once(sent) if self._alike else self._one_by_one(sent)
+        found = self._at_once(sent) if self._alone else self._one_by_one(sent)
         raw, reward, terminated, truncated = found
-        truncated |= cut
-        if (bad := bad_reward(reward)) is not None:
-            problem = f"reward is {reward[bad]}, expected a finite float32"
-            raise self._guards[bad].violation(MalformedError(problem))
-        return Step(self._read(raw), reward.astype(np.float32), terminated, truncated)
+        return Step(self._read(raw), reward, terminated, truncated | cut)
 
     def _at_once(self, sent: Any) -> Answers:
         """Step every environment, then look at all answers together, if all are of the plain kinds: it is quicker.
@@ -257,19 +255,32 @@ class Synchronous:
             raise
         except BaseException as error:
             raise self._guards[self._row].crash("step", error) from error
-        if set(map(type, answers)) == {tuple} and set(map(len, answers)) == {5}:
+        with contextlib.suppress(TypeError, ValueError):  # some answer is no tuple of five
             obs, reward, terminated, truncated, info = zip(*answers, strict=True)
-            plain = (
-                set(map(type, reward)) <= _NUMBERS
-                and set(map(type, terminated)) | set(map(type, truncated)) <= _FLAGS
-                and set(map(type, info)) == {dict}
-                and not any(map(operator.is_, obs, [guard.latest for guard in self._guards]))
-            )
-            if plain and (raw := self._observations.together(obs)) is not None:
-                for guard, latest in zip(self._guards, obs, strict=True):
-                    guard.latest = latest
-                return raw, np.array(reward, float), np.array(terminated, bool), np.array(truncated, bool)
+            kinds = [*map(type, (*answers, *obs, *reward, *terminated, *truncated, *info))]
+            if (
+                (kinds == self._kinds or self._plain(kinds))
+                and math.hypot(*reward) <= FLOAT32_MAX  # at least as large as each of them
+                and (raw := self._observations.together(obs)) is not None
+            ):
+                return raw, np.array(reward, np.float32), np.array(terminated, bool), np.array(truncated, bool)
         return self._collect(lambda i, guard: guard.look(answers[i]))
+
+    def _plain(self, kinds: list[type]) -> bool:
+        """Whether answers and what is in them are of the types that need no second look; kept if so."""
+        tuples, obs, reward, terminated, truncated, info = (
+            set(kinds[i : i + self.num_envs]) for i in range(0, len(kinds), self.num_envs)
+        )
+        plain = (
+            tuples == {tuple}
+            and obs == {np.ndarray}
+            and reward <= _NUMBERS
+            and terminated | truncated <= _FLAGS
+            and info == {dict}
+        )
+        if plain:
+            self._kinds = kinds
+        return plain
 
     def _one_by_one(self, sent: Any) -> Answers:
         """Step an environment and look at its answer, then the next."""
@@ -279,9 +290,13 @@ class Synchronous:
             watch.began = now()
             return guard.advance(sent[i])
 
+        before = [guard.latest for guard in self._guards]
         with watch:
             found = self._collect(advance)
-        self._alike = len({id(_owner(guard.latest)) for guard in self._guards}) == self.num_envs
+        now_at = [guard.latest for guard in self._guards]
+        self._alone = len({id(_owner(obs)) for obs in now_at}) == self.num_envs and not any(
+            old is None or old is new for old, new in zip(before, now_at, strict=True)
+        )
         return found
 
     def _collect(self, answer: Callable[[int, Guard], tuple[Any, float, bool, bool]]) -> Answers:
@@ -296,7 +311,10 @@ class Synchronous:
                 put(i, value)
         except MalformedError as error:
             raise self._guards[self._row].violation(error) from error
-        return raw, reward, terminated, truncated
+        if (bad := bad_reward(reward)) is not None:
+            problem = f"reward is {reward[bad]}, expected a finite float32"
+            raise self._guards[bad].violation(MalformedError(problem))
+        return raw, reward.astype(np.float32), terminated, truncated
 
     def close(self) -> None:
         """Close every environment."""

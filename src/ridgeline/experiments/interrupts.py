@@ -35,7 +35,8 @@ class Interrupts:
             self._hear, self._tell = os.pipe()
             os.set_blocking(self._tell, False)
             self._wakeup = signal.set_wakeup_fd(self._tell, warn_on_full_buffer=False)
-            threading.Thread(target=self._listen, name="ridgeline signals", daemon=True).start()
+            self._listener = threading.Thread(target=self._listen, name="ridgeline signals", daemon=True)
+            self._listener.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -44,7 +45,8 @@ class Interrupts:
             for number, handler in self._before.items():
                 signal.signal(number, handler)  # type: ignore[arg-type]
             self._before = {}
-            os.close(self._tell)  # which ends the thread
+            os.close(self._tell)  # which ends the thread, once it has said what it heard
+            self._listener.join()
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:
