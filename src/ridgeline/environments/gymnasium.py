@@ -435,9 +435,10 @@ class Asynchronous:
 
 
 def _in_worker(guard: Guard, parent: int) -> Guard:
-    """The guard itself; in a process of its own it leaves the interrupt key to the parent, which saves first."""
+    """The guard itself; in a process of its own it leaves signals to the parent, which saves first, then kills."""
     if os.getpid() != parent:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return guard
 
 

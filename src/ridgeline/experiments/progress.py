@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ridgeline.environments import make
+from ridgeline.environments.host import notes_of
 from ridgeline.errors import Stopped, UsageError
 from ridgeline.experiments.finished import Run
 from ridgeline.experiments.interrupts import Interrupts
@@ -56,6 +57,8 @@ def show(training: Training, quiet: bool) -> Run:
             reporter.phase("judging the final policies")
             run = training.finish()
         except BaseException as error:
+            for text in training.notes:
+                reporter.note(f"warning: {text}", "yellow")
             training.abandon(error)
             if isinstance(error, Stopped):
                 error.hint = f"; go on with: ridgeline resume {training.folder}"
@@ -194,6 +197,8 @@ def show_evaluation(run: Run, env: str | None, backend: str | None, episodes: in
     policies = [run.policy(k) for k in run.seeds]
     stacked = jax.tree.map(lambda *x: np.stack(x), *[policy.parameters for policy in policies])
     returns = play_policies(policies[0].algorithm, found, stacked, len(policies), episodes, seed).returns
+    for text in notes_of(found).take().values():
+        print(f"warning: {text}", file=sys.stderr)
     table = Table(box=None, pad_edge=False)
     for name in ("seed", "mean return", "std", "min", "max"):
         table.add_column(name, justify="right")

@@ -163,8 +163,10 @@ class Training:
                 yield from self._chunks()
                 return
             except NumericalError as error:
-                if self.settings.on_nan != "rollback" or self.facts.rollbacks >= MOST_ROLLBACKS:
+                if self.settings.on_nan != "rollback":
                     raise
+                if self.facts.rollbacks >= MOST_ROLLBACKS:
+                    raise NumericalError(f"{error} (also after {MOST_ROLLBACKS} rollbacks)") from error
                 self._roll_back(error)
 
     def _chunks(self) -> Iterator[Progress]:

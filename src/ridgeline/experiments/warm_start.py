@@ -17,7 +17,6 @@ from jaxtyping import PyTree
 
 from ridgeline.errors import UsageError
 from ridgeline.experiments.policy import Policy, leaf_name, load
-from ridgeline.training.compiled import Lane
 from ridgeline.training.runner import Runner
 from ridgeline.types import Algorithm, EnvSpec
 
@@ -80,12 +79,7 @@ def _shapes(tree: PyTree[Any]) -> dict[str, str]:
 
 def begin_from(runner: Runner, policy: Policy) -> None:
     """Put the policy into every seed of a runner that has taken no step."""
-    held: Any = runner
-    if hasattr(held, "lanes"):
-        lanes: Lane = held.lanes
-        held.lanes = lanes._replace(state=states_from(policy, held.algorithm, lanes.state))
-    else:
-        held.states = states_from(policy, held.algorithm, held.states)
+    runner.change(lambda states: states_from(policy, runner.algorithm, states))
 
 
 def states_from[State](policy: Policy, algorithm: Algorithm[State, Any], states: State) -> State:

@@ -199,6 +199,10 @@ class Hosted:
         """Go on with other random numbers: those of the fork of that number."""
         self.keys = fork_keys(self.keys, np.uint32(number))
 
+    def change(self, function: Callable[[PyTree[Array]], PyTree[Array]]) -> None:
+        """Put what a function makes of the states [S, ...] in their place."""
+        self.states = function(self.states)
+
     def compile(self, episodes: int) -> None:
         """Nothing: what a host runs is compiled when it is first called."""
 

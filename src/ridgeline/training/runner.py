@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -35,6 +36,10 @@ class Runner(Protocol):
         """
 
     @property
+    def algorithm(self) -> Algorithm[Any, Any]:
+        """What learns."""
+
+    @property
     def states(self) -> PyTree[Array]:
         """The algorithm's state of every seed; leading axis: seeds."""
 
@@ -50,6 +55,9 @@ class Runner(Protocol):
 
     def fork(self, number: int) -> None:
         """Go on with other random numbers: those of the fork of that number."""
+
+    def change(self, function: Callable[[PyTree[Array]], PyTree[Array]]) -> None:
+        """Put what a function makes of the states in their place."""
 
     @property
     def approximate(self) -> str | None:
@@ -121,6 +129,10 @@ class Compiled:
         """Go on with other random numbers: those of the fork of that number."""
         forked = self.lanes._replace(key=fork_keys(self.lanes.key, np.uint32(number)))
         self.lanes = place(forked, mesh=self.mesh)
+
+    def change(self, function: Callable[[PyTree[Array]], PyTree[Array]]) -> None:
+        """Put what a function makes of the states [S', ...] in their place; S' ≥ S fills every device's share."""
+        self.lanes = self.lanes._replace(state=function(self.lanes.state))
 
     def close(self) -> None:
         """Nothing to free."""
