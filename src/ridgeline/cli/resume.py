@@ -17,6 +17,7 @@ class ResumeFlags:
     env_timeout: float = 60.0  # seconds that a call of a host environment may take; 0 for ever
     device: str | None = None  # cpu, gpu or tpu; what JAX prefers
     allow_import: bool = False  # import the module of an environment of your own, which the run's file names
+    compile_cache: bool = True  # keep what is compiled for the next run
     quiet: bool = False  # print only the result
 
 
@@ -37,6 +38,12 @@ def run(words: list[str]) -> int:
         show_finished(Run(folder))
         return 0
     sys.path.insert(0, os.getcwd())  # so that module:Id finds a file beside the user
-    training = take_up(folder, steps=flags.steps, allow_import=flags.allow_import, env_timeout=flags.env_timeout)
+    training = take_up(
+        folder,
+        steps=flags.steps,
+        allow_import=flags.allow_import,
+        env_timeout=flags.env_timeout,
+        compile_cache=flags.compile_cache,
+    )
     show(training, flags.quiet)
     return 0

@@ -33,6 +33,7 @@ class TrainFlags:
     checkpoint_steps: int = 0  # save it after every so many steps of a seed; 0: not by steps
     on_nan: str = "stop"  # where learning breaks: stop, or rollback to a checkpoint and other random numbers
     save_best: bool = False  # keep each seed's best policy, by its evaluations, beside the final one
+    compile_cache: bool = True  # keep what is compiled for the next run
     csv: bool = False  # write metrics.csv too
     tensorboard: bool = False  # write TensorBoard events too
     quiet: bool = False  # print only the result
@@ -81,6 +82,7 @@ def run(words: list[str]) -> int:
         checkpoint_steps=how.checkpoint_steps,
         on_nan=how.on_nan,
         save_best=how.save_best,
+        compile_cache=how.compile_cache,
         initial_policy=how.initial_policy,
         sinks=tuple(name for name in ("csv", "tensorboard") if getattr(how, name)),
         command=shlex.join(["ridgeline", "train", *words]),

@@ -21,9 +21,11 @@ def run(words: list[str]) -> int:
     program = "ridgeline verify [SYSTEM]"
     flags = parse(VerifyFlags, VerifyFlags(), program, words[system is not None :])
     devices.use_all_cores(None)
+    from ridgeline.experiments.compile_cache import keep_compilations
     from ridgeline.experiments.interrupts import Interrupts
     from ridgeline.theory.verify import verify
 
     sys.path.insert(0, os.getcwd())  # so that module:Class finds a file beside the user
+    keep_compilations()
     with Interrupts():
         return verify(system, flags.full)

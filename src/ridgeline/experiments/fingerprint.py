@@ -18,7 +18,7 @@ def fingerprint() -> dict[str, Any]:
         "jaxlib": importlib.metadata.version("jaxlib"),
         "numpy": importlib.metadata.version("numpy"),
         "platform": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu(),
+        "cpu": cpu(),
         "devices": f"{len(devices)} × {devices[0].device_kind}",
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "x64": bool(jax.config.jax_enable_x64),
@@ -31,7 +31,7 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> str:
     return ", ".join(f"{name} {then.get(name)!s:.60} → {now[name]!s:.60}" for name in names)
 
 
-def _cpu() -> str:
+def cpu() -> str:
     """The CPU's name, and a digest of what it can do."""
     try:
         text = Path("/proc/cpuinfo").read_text()

@@ -13,6 +13,7 @@ from rich.text import Text
 from ridgeline.environments import make
 from ridgeline.environments.host import notes_of
 from ridgeline.errors import Stopped, UsageError
+from ridgeline.experiments.compile_cache import keep_compilations
 from ridgeline.experiments.finished import Run
 from ridgeline.experiments.interrupts import Interrupts
 from ridgeline.experiments.run import play_policies
@@ -193,6 +194,7 @@ def show_evaluation(run: Run, env: str | None, backend: str | None, episodes: in
     if env is None and isinstance(source, str) and ":" in source:
         # A file decides nothing about which code is imported.
         raise UsageError(f"the run is of {source}, which imports code: say so with --env {source}")
+    keep_compilations()
     found = make(env or run.config["env"], backend or _backend(run) if env is None else backend)
     policies = [run.policy(k) for k in run.seeds]
     stacked = jax.tree.map(lambda *x: np.stack(x), *[policy.parameters for policy in policies])

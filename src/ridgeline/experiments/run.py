@@ -22,6 +22,7 @@ from ridgeline.algorithms import REGISTRY, by_name
 from ridgeline.environments import Found, make
 from ridgeline.errors import FileError, UsageError
 from ridgeline.experiments.checkpoint import Checkpoints
+from ridgeline.experiments.compile_cache import keep_compilations
 from ridgeline.experiments.config import record_from_json, spec_from_json
 from ridgeline.experiments.finished import Run, read_json
 from ridgeline.experiments.interrupts import Interrupts
@@ -55,7 +56,7 @@ def train(
     """Train an algorithm, by name (its preset for the environment) or as a record, and judge what it learned.
 
     `seeds`: how many, or which; by default 10 where the environment is compiled, 3 on hosts. `callback` is called
-    between chunks. Further keywords are `env_timeout` (see `make`) and those of `Settings`.
+    between chunks. Further keywords are `env_timeout` and `compile_cache` (see `start`) and those of `Settings`.
 
     Raises: `UsageError` before anything is written.
     """
@@ -83,9 +84,13 @@ def start(
     seeds: int | Sequence[int] | None = None,
     backend: str | None = None,
     env_timeout: float | int | None = None,
+    compile_cache: bool = True,
     **settings: Any,
 ) -> Training:
-    """What `train` runs, to be iterated over by hand. `env_timeout`: see `make`."""
+    """What `train` runs, to be iterated over by hand. `env_timeout`: see `make`.
+
+    `compile_cache`: what is compiled is kept for the next process (see `compile_cache`).
+    """
     if isinstance(algorithm, str):
         by_name(algorithm)  # a misspelt name is said before an environment is built
     source = env if isinstance(env, str) else None
@@ -103,7 +108,9 @@ def start(
     options = {"out": Path("runs"), "source": source} | settings
     options["out"] = Path(options["out"])
     asked = Settings(chosen.steps if steps is None else steps, tuple(seeds), backend, **options)
-    return Training(chosen.algorithm, found, asked)
+    training = Training(chosen.algorithm, found, asked)
+    training.notes += keep_compilations() if compile_cache else ()
+    return training
 
 
 def resolve(algorithm: str | Algorithm[Any, Any], env: Found) -> Preset:
@@ -150,6 +157,7 @@ def take_up(
     algorithm: Algorithm[Any, Any] | None = None,
     allow_import: bool = False,
     env_timeout: float | int | None = None,
+    compile_cache: bool = True,
 ) -> Training:
     """What `resume` runs, to be iterated over by hand.
 
@@ -180,7 +188,7 @@ def take_up(
     kept = {name: config[name] for name in KEPT} | {"sinks": tuple(config["sinks"])}
     settings = Settings(total, tuple(config["seeds"]), **kept)
     training = Training(algorithm, env, settings, resumed=(folder, config))
-    training.notes[:0] = notes
+    training.notes[:0] = [*notes, *(keep_compilations() if compile_cache else ())]
     return training
 
 
@@ -203,6 +211,7 @@ def evaluate(
     policy: Policy, env: Any, *, episodes: int = FINAL_EPISODES, seed: int = FINAL_SEED, backend: str | None = None
 ) -> np.ndarray:
     """The returns [E] of greedy episodes. The same seed starts every policy alike, so compare pair by pair."""
+    keep_compilations()
     found = make(env, backend)
     if (found.spec.observation, found.spec.action) != (policy.spec.observation, policy.spec.action):
         raise UsageError(f"the policy was trained on {policy.spec.id}: the spaces of {found.spec.id} differ")
