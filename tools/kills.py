@@ -1,11 +1,12 @@
 """Runs that are killed at any moment and resumed end as those that were not: SIGKILL, again and again.
 
     uv run python -m tools.kills --count 200
+    uv run python -m tools.kills --count 110 --begun
 
 For each algorithm, on an environment in JAX and on one that is stepped from Python, a run that nothing disturbs
 is the reference. Then runs of the same command are each killed (the whole process group, SIGKILL) at a random time
-of the reference's duration and resumed until they are done; some resumed runs are killed too. At the end the
-arrays of the last checkpoint, the policies, the final evaluation and the log rows (without their times) must be
+of the reference's duration, or with --begun of what is left of it after the first checkpoint, and resumed until
+they are done; some resumed runs are killed too. At the end the arrays of the last checkpoint, the policies, the final evaluation and the log rows (without their times) must be
 the reference's.
 
 Every run is a line of docs/kills.json; docs/kills.md is written from them all. What is killed when is drawn from
@@ -141,8 +142,13 @@ class Harness:
         self.locks = {case: threading.Lock() for case in CASES}
         self.environment = os.environ | cache | {"JAX_PLATFORMS": "cpu"}
 
-    def run(self, words: list[str], until: float = math.inf) -> tuple[int | None, str]:
-        """The exit code and what was said; None where it was killed after `until` seconds."""
+    def run(
+        self, words: list[str], until: float = math.inf, begun: Path | None = None
+    ) -> tuple[int | None, str, float]:
+        """The exit code, what was said, and how long it took from `begun` on, which is awaited if it is given.
+
+        The code is None where it was killed, `until` seconds after that.
+        """
         log = self.work / f"log-{os.urandom(8).hex()}"
         with log.open("wb") as file:
             process = subprocess.Popen(
@@ -153,6 +159,10 @@ class Harness:
                 cwd=self.work,
                 start_new_session=True,  # a group of its own, environments' workers included
             )
+            since = time.monotonic()
+            while begun is not None and not begun.exists() and process.poll() is None:
+                time.sleep(0.005)
+            since = time.monotonic() if begun is not None else since
             try:
                 code: int | None = process.wait(min(until, PATIENCE))
             except subprocess.TimeoutExpired:
@@ -161,33 +171,34 @@ class Harness:
                 process.wait()
                 if until > PATIENCE:
                     raise RuntimeError(f"{words} hangs: {log.read_text()}") from None
+        seconds = time.monotonic() - since
         said = log.read_text()
         log.unlink()
-        return code, said
+        return code, said, seconds
 
-    def reference(self, case: Case) -> tuple[Outcome, float]:
-        """The undisturbed run, and how many seconds it took; found again in the same work folder."""
+    def reference(self, case: Case) -> tuple[Outcome, float, float]:
+        """The undisturbed run, its seconds, and those after its first checkpoint; found again in the work folder."""
         with self.locks[case]:
             return self._reference(case)
 
-    def _reference(self, case: Case) -> tuple[Outcome, float]:
+    def _reference(self, case: Case) -> tuple[Outcome, float, float]:
         folder = self.work / "references" / case.name.replace(" ", "-")
-        kept = folder.with_suffix(".seconds")
+        kept = folder.with_suffix(".json")
         if not (folder / "result.json").exists() or not kept.exists():
-            words = case.command(folder)
-            for _ in range(1 if kept.exists() else 2):  # the first fills the cache
+            seconds = []
+            for begun in (None, None, first_checkpoint(folder)):  # the first fills the cache
                 shutil.rmtree(folder, ignore_errors=True)
-                begun = time.monotonic()
-                code, said = self.run(words)
+                code, said, took = self.run(case.command(folder), begun=begun)
                 if code != 0:
                     raise RuntimeError(f"{case.name}: the reference ended with {code}: {said}")
-                seconds = time.monotonic() - begun
-            kept.write_text(str(seconds))
-        return outcome(folder), float(kept.read_text())
+                seconds.append(took)
+            kept.write_text(json.dumps(seconds[1:]))
+        whole, begun_seconds = json.loads(kept.read_text())
+        return outcome(folder), whole, begun_seconds
 
-    def kill(self, case: Case, number: int) -> dict[str, Any]:
+    def kill(self, case: Case, number: int, begun: bool) -> dict[str, Any]:
         """One run that is killed and resumed until it is done, as a line of the results."""
-        expected, seconds = self.reference(case)
+        expected, whole, after_first = self.reference(case)
         draw = np.random.default_rng([number, *case.name.encode()])
         folder = self.work / f"killed-{number}-{case.name.replace(' ', '-')}"
         train, resume = case.command(folder), ["resume", str(folder)]
@@ -195,17 +206,18 @@ class Harness:
         code: int | None = None
         said = ""
         while True:
-            begun = (folder / "config.json").exists()
+            words = resume if (folder / "config.json").exists() else train
             again = not kills or (len(kills) < 4 and draw.uniform() < SECOND_KILL)
-            after = float(draw.uniform(0, seconds)) if again else math.inf
-            code, said = self.run(resume if begun else train, after)
+            waits = begun and not kills
+            after = float(draw.uniform(0, after_first if waits else whole)) if again else math.inf
+            code, said, _ = self.run(words, after, first_checkpoint(folder) if waits else None)
             if code is None:
                 kills.append({"after": round(after, 2), **where(folder)})
             elif code == 0 and not kills:
                 shutil.rmtree(folder)  # it was done before its time came
             else:
                 break
-        line: dict[str, Any] = {"number": number, "case": case.name, "kills": kills, "code": code}
+        line: dict[str, Any] = {"number": number, "case": case.name, "begun": begun, "kills": kills, "code": code}
         if code == 0:
             line["differs"] = expected.differences(outcome(folder))
             resumed = json.loads((folder / "result.json").read_text())["resumed"]
@@ -215,6 +227,11 @@ class Harness:
         else:
             line["said"] = said[-2000:]
         return line
+
+
+def first_checkpoint(folder: Path) -> Path:
+    """What is there once a run has saved something."""
+    return folder / "checkpoints" / "000001"
 
 
 def where(folder: Path) -> dict[str, Any]:
@@ -264,12 +281,13 @@ A run that is killed at any moment and resumed ends as if it had not been. This 
 
 ```sh
 uv run python -m tools.kills --count 200
+uv run python -m tools.kills --count 110 --begun
 ```
 
 For each algorithm and backend a run that nothing disturbs is the reference. Runs of the same command, with a
 checkpoint every 0.3 s, are killed with SIGKILL, the whole process group at once, at a time drawn uniformly from
-the reference's duration (importing and compiling are most of it), and resumed until they are done; three in ten
-resumed runs are killed too. After a kill before `config.json` exists the same command is given again. *Equal*: the
+the reference's duration (importing and compiling are most of it), or, with `--begun`, from what is left of it after
+the first checkpoint, and resumed until they are done; three in ten resumed runs are killed too. After a kill before `config.json` exists the same command is given again. *Equal*: the
 arrays of the last checkpoint, the policy files and the final evaluation are bit for bit the reference's, and so
 are the log rows without their times, up to the rounding of means (10⁻⁴). *Saved*: kills that left a checkpoint at
 least; after the others the run began anew. *Resumed* counts the times that a run was taken up from a checkpoint,
@@ -293,6 +311,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], help="cases whose name contains one of these")
     parser.add_argument("--work", type=Path, help="a folder that keeps references and cache; a temporary one")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin none after so long")
+    parser.add_argument("--begun", action="store_true", help="kill after the first checkpoint only")
     parser.add_argument("--keep", action="store_true", help="leave the committed results as they are")
     flags = parser.parse_args()
     cases = [case for case in CASES if not flags.only or any(text in case.name for text in flags.only)]
@@ -312,7 +331,7 @@ def main() -> None:
             if time.monotonic() > until:
                 return None
             try:
-                return harness.kill(*task)
+                return harness.kill(*task, flags.begun)
             except (RuntimeError, OSError, subprocess.SubprocessError) as error:
                 case, number = task
                 return {"number": number, "case": case.name, "kills": [], "code": -1, "said": str(error)[-2000:]}
