@@ -6,8 +6,8 @@
 For each algorithm, on an environment in JAX and on one that is stepped from Python, a run that nothing disturbs
 is the reference. Then runs of the same command are each killed (the whole process group, SIGKILL) at a random time
 of the reference's duration, or with --begun of what is left of it after the first checkpoint, and resumed until
-they are done; some resumed runs are killed too. At the end the arrays of the last checkpoint, the policies, the final evaluation and the log rows (without their times) must be
-the reference's.
+they are done; some resumed runs are killed too. At the end the arrays of the last checkpoint, the policies, the
+final evaluation and the log rows (without their times) must be the reference's.
 
 Every run is a line of docs/kills.json; docs/kills.md is written from them all. What is killed when is drawn from
 the run's number, and another invocation goes on where the last one stopped. CI kills a few with --keep, which
@@ -177,7 +177,7 @@ class Harness:
         return code, said, seconds
 
     def reference(self, case: Case) -> tuple[Outcome, float, float]:
-        """The undisturbed run, its seconds, and those after its first checkpoint; found again in the work folder."""
+        """The undisturbed run, its seconds, and those after its first checkpoint; found in the work folder."""
         with self.locks[case]:
             return self._reference(case)
 
@@ -286,12 +286,13 @@ uv run python -m tools.kills --count 110 --begun
 
 For each algorithm and backend a run that nothing disturbs is the reference. Runs of the same command, with a
 checkpoint every 0.3 s, are killed with SIGKILL, the whole process group at once, at a time drawn uniformly from
-the reference's duration (importing and compiling are most of it), or, with `--begun`, from what is left of it after
-the first checkpoint, and resumed until they are done; three in ten resumed runs are killed too. After a kill before `config.json` exists the same command is given again. *Equal*: the
-arrays of the last checkpoint, the policy files and the final evaluation are bit for bit the reference's, and so
-are the log rows without their times, up to the rounding of means (10⁻⁴). *Saved*: kills that left a checkpoint at
-least; after the others the run began anew. *Resumed* counts the times that a run was taken up from a checkpoint,
-*exactly* those that the run itself called exact. `docs/kills.json` has a line for each run.
+the reference's duration (importing and compiling are most of it) or, with `--begun`, from what is left of it after
+the first checkpoint, and resumed until they are done; three in ten resumed runs are killed too. After a kill before
+`config.json` exists the same command is given again. *Equal*: the arrays of the last checkpoint, the policy files
+and the final evaluation are bit for bit the reference's, and so are the log rows without their times, up to the
+rounding of means (10⁻⁴). *Saved*: kills that left a checkpoint at least; after the others the run began anew.
+*Resumed* counts the times that a run was taken up from a checkpoint, *exactly* those that the run itself called
+exact. `docs/kills.json` has a line for each run.
 
 """
 

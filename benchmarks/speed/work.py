@@ -77,7 +77,7 @@ def cartpole_dqn() -> Any:
         learning_rate=2.3e-3,
         epsilon_end=0.04,
         exploration_fraction=0.16,
-        target_period=10,
+        target_period=128,  # every ten environment steps, which is once for each burst of updates
         replay=Replay(capacity=100_000, batch_size=64, warmup=1_000, updates=128),
     )
 

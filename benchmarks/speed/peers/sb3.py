@@ -13,8 +13,8 @@ else:
     from stable_baselines3 import DDPG, DQN, PPO
 
     torch.set_num_threads(1)  # on networks this small it is the fastest
-from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.env_util import make_vec_env  # noqa: E402
+from stable_baselines3.common.evaluation import evaluate_policy  # noqa: E402
 
 imported = time.perf_counter()
 
