@@ -287,10 +287,10 @@ uv run python -m tools.kills --count 110 --begun
 For each algorithm and backend a run that nothing disturbs is the reference. Runs of the same command, with a
 checkpoint every 0.3 s, are killed with SIGKILL, the whole process group at once, at a time drawn uniformly from
 the reference's duration (importing and compiling are most of it) or, with `--begun`, from what is left of it after
-the first checkpoint, and resumed until they are done; three in ten resumed runs are killed too. After a kill before
-`config.json` exists the same command is given again. *Equal*: the arrays of the last checkpoint, the policy files
-and the final evaluation are bit for bit the reference's, and so are the log rows without their times, up to the
-rounding of means (10⁻⁴). *Saved*: kills that left a checkpoint at least; after the others the run began anew.
+the first checkpoint, and resumed until they are done; three in ten resumed runs are killed too. After a kill
+before `config.json` exists the same command is given again. *Equal*: the arrays of the last checkpoint, the policy
+files and the final evaluation are bit for bit the reference's, and so are the log rows without their times, up to
+the rounding of means (10⁻⁴). *Saved*: kills that left a checkpoint at least; after the others the run began anew.
 *Resumed* counts the times that a run was taken up from a checkpoint, *exactly* those that the run itself called
 exact. `docs/kills.json` has a line for each run.
 

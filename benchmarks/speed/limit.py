@@ -1,0 +1,161 @@
+"""How fast the work could be on this machine: its matrix products, and its environment's steps, and nothing else.
+
+`python -m benchmarks.speed.limit NAME` prints JSON. The products are those that a gradient step cannot do without:
+for each pass through a layer [B, m] → [B, n] one forward, and where there is a gradient two backward (that of the
+input not in the first layer). Layers of width 1 are left out. They run one after another inside one compiled loop,
+on one core, each reading what the one before it wrote. Environments are stepped with uniform actions.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from typing import Any
+
+from benchmarks.speed.work import WORKS, Work
+
+
+@dataclasses.dataclass(frozen=True)
+class Passes:
+    """Passes of a batch through a network in one gradient step: forward alone, and with a gradient."""
+
+    widths: tuple[int, ...]
+    batch: int
+    forward: int
+    gradient: int
+
+
+def gradient_steps(work: Work, record: Any) -> float:
+    """How many there are in the whole work."""
+    rollouts = work.steps / (record.num_envs * record.rollout_length)
+    if hasattr(record, "replay") and not hasattr(record, "value_epochs"):
+        return rollouts * record.replay.updates
+    epochs = getattr(record, "epochs", None) or record.value_epochs
+    return rollouts * epochs * record.num_envs * record.rollout_length / record.batch_size
+
+
+def passes(work: Work, record: Any, inputs: int, outputs: int) -> list[Passes]:
+    """What one gradient step of this work passes through its networks."""
+    hidden, kind = record.hidden, type(record).__name__
+    actor, critic = (inputs, *hidden, outputs), (inputs + outputs, *hidden, 1)
+    batch = record.replay.batch_size if hasattr(record, "replay") and kind != "TRPO" else record.batch_size
+    match kind:
+        case "PPO":
+            return [Passes(actor, batch, 0, 1), Passes((inputs, *hidden, 1), batch, 0, 1)]
+        case "DQN":  # double: the online network chooses at the next state
+            return [Passes(actor, batch, 1 + record.double, 1)]
+        case "DDPG":
+            return [Passes(critic, batch, 1, 2), Passes(actor, batch, 1, 1)]
+        case "SAC":
+            return [Passes(critic, batch, 2, 4), Passes((inputs, *hidden, 2 * outputs), batch, 1, 1)]
+        case "TRPO":  # for each critic step its share of the conjugate gradient, about three passes a product
+            rows = record.num_envs * record.rollout_length
+            share = 3 * record.cg_iterations * rows / (record.value_epochs * rows)
+            return [Passes((inputs, *hidden, 1), batch, 0, 1), Passes(actor, batch, 0, round(share))]
+    raise SystemExit(f"no passes are known of {kind}")
+
+
+def measure_products(each: list[Passes], repeat: int = 200) -> float:
+    """Seconds of the products of one gradient step; the least of several measurements."""
+    import jax
+    import jax.numpy as jnp
+
+    shapes: list[tuple[int, int, int]] = []
+    for one in each:
+        for m, n in zip(one.widths, one.widths[1:], strict=False):
+            if n == 1:
+                continue
+            shapes += [(one.batch, m, n)] * (one.forward + one.gradient)
+            shapes += [(m, one.batch, n)] * one.gradient  # of the weights
+            if m != one.widths[0]:
+                shapes += [(one.batch, n, m)] * one.gradient  # of the layer's input
+    operands = [(jnp.ones((m, k)) * 1e-3, jnp.ones((k, n)) * 1e-3) for m, k, n in shapes]
+
+    @jax.jit
+    def products(operands: Any) -> Any:
+        def once(_: Any, carry: Any) -> Any:
+            total = carry
+            for a, b in operands:
+                # The sum of one entry: what is not read would not be computed; what is read at once waits for it.
+                total = jax.lax.optimization_barrier((a + total * 0) @ b)[0, 0]
+            return total
+
+        return jax.lax.fori_loop(0, repeat, once, jnp.zeros(()))
+
+    products(operands).block_until_ready()
+    best = float("inf")
+    for _ in range(7):
+        begun = time.perf_counter()
+        products(operands).block_until_ready()
+        best = min(best, (time.perf_counter() - begun) / repeat)
+    return best
+
+
+def measure_environment(work: Work, num_envs: int, steps: int = 2_000) -> float:
+    """Seconds of one step of all environments."""
+    import jax
+    import numpy as np
+
+    from ridgeline.environments import make
+    from ridgeline.types import Continuous
+
+    found = make(work.env, work.backend)
+    action = found.spec.action
+    if work.backend is None:
+        draw = (
+            (lambda key: jax.random.uniform(key, (action.size,), minval=-1, maxval=1))
+            if isinstance(action, Continuous)
+            else (lambda key: jax.random.randint(key, (), 0, action.count))
+        )
+
+        @jax.jit
+        def run(key: Any) -> Any:
+            state, _ = jax.vmap(found.reset)(jax.random.split(key, num_envs))
+            actions = jax.vmap(draw)(jax.random.split(key, num_envs))
+
+            def one(state: Any, key: Any) -> Any:
+                state, step = jax.vmap(lambda s, a: found.step(key, s, a))(state, actions)
+                return state, step.reward.sum()
+
+            return jax.lax.scan(one, state, jax.random.split(key, steps))[1].sum()
+
+        call = lambda: run(jax.random.key(0)).block_until_ready()  # noqa: E731
+    else:
+        host = found.build(num_envs)
+        rng = np.random.default_rng(0)
+        every = np.ones(num_envs, bool)
+        host.reset(np.arange(num_envs), every)
+        rows = rng.uniform(-1, 1, (steps, num_envs, action.size)).astype(np.float32)
+
+        def call() -> None:
+            for row in rows:
+                step = host.step(row)
+                if (ended := step.terminated | step.truncated).any():
+                    host.reset(np.arange(num_envs), ended)
+
+    call()
+    best = float("inf")
+    for _ in range(3):
+        begun = time.perf_counter()
+        call()
+        best = min(best, (time.perf_counter() - begun) / steps)
+    return best
+
+
+def limit(name: str) -> dict[str, float]:
+    """Seconds of the whole work's products and of its environment's steps."""
+    from ridgeline.environments import make
+    from ridgeline.types import Continuous
+
+    work = WORKS[name]
+    record = work.record()
+    spec = make(work.env, work.backend).spec
+    inputs = spec.observation.shape[0]
+    outputs = spec.action.size if isinstance(spec.action, Continuous) else spec.action.count
+    products = measure_products(passes(work, record, inputs, outputs)) * gradient_steps(work, record)
+    environment = measure_environment(work, record.num_envs) * work.steps / record.num_envs
+    return {"products": products * work.seeds, "environment": environment * work.seeds}
+
+
+if __name__ == "__main__":
+    print(json.dumps(limit(sys.argv[1])))
