@@ -184,11 +184,11 @@ def page(results: list[dict[str, Any]], machine: str) -> str:
 HEAD = """\
 # Speed
 
-Whole runs of the public `train`, with logging and guards on, beside peers on the same machine in the same minutes;
-written by `python -m benchmarks.speed`, raw medians in `benchmarks/results/speed.json`. Sides take turns, each turn
-in a process of its own; figures are medians. *Run* is training alone, *compile* what precedes it (with a filled
-cache where the library has one), *limit* the matrix products and environment steps of the same work alone, on one
-core, measured between the turns.
+Whole runs of the public `train`, with logging and guards on, beside peers on the same machine in the same minutes,
+written by `python -m benchmarks.speed`, raw medians in `benchmarks/results/speed.json`. Sides take turns, each
+turn in a process of its own; figures are medians. *Run* is training alone, *compile* what precedes it (with a
+filled cache where the library has one), *limit* the matrix products and environment steps of the same work alone,
+on one core, measured between the turns.
 """
 
 

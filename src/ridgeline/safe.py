@@ -1,17 +1,19 @@
 """Files of unknown origin, read within bounds that are checked before anything is allocated. No code is run.
 
-JSON is bounded in bytes, depth and entries; arrays (safetensors) by the sizes of file and header, and in their
-number, names, dtypes and shapes. `pack` seals a header and arrays with a SHA-256, `unpack` verifies it. What is
-wrong with a file is a `FileError` of one line that begins with its path.
+JSON is bounded in bytes, depth and entries; JSON lines also in the length of each, and they are read one by one;
+arrays (safetensors) by the sizes of file and header, and in their number, names, dtypes and shapes. `pack` seals a
+header and arrays with a SHA-256, `unpack` verifies it. What is wrong with a file is a `FileError` of one line that
+begins with its path.
 """
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import re
 import stat
-from collections.abc import KeysView, Mapping
+from collections.abc import Iterator, KeysView, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -20,6 +22,8 @@ import numpy as np
 from ridgeline.errors import FileError, short
 
 MIB = 2**20
+# Of a file that is one JSON object. Parsed, text may take 13 times its bytes: 2 × file + 64 MiB allow that.
+JSON = 4 * MIB
 REMEDY = "restore the file or make it anew"
 
 
@@ -85,37 +89,74 @@ def read_bytes(path: Path | str, limit: int) -> bytes:
     return _read(path, 0, limit)
 
 
-def _read(path: Path | str, start: int, count: int) -> bytes:
+@contextlib.contextmanager
+def _reading(path: Path | str) -> Iterator[None]:
     try:
-        with open(path, "rb") as file:
-            file.seek(start)
-            return file.read(count)
+        yield
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror}): check the path") from error
 
 
-def parse_json(data: bytes, where: Path | str, depth: int = DEFAULT.depth, entries: int = DEFAULT.entries) -> Any:
-    """The value that JSON text means: at most `depth` levels and about `entries` entries, finite numbers only.
+def _read(path: Path | str, start: int, count: int) -> bytes:
+    with _reading(path), open(path, "rb") as file:
+        file.seek(start)
+        return file.read(count)
 
-    Raises: `FileError` that begins with `where`; also where an object names one key twice.
+
+def read_pieces(path: Path | str, count: int) -> Iterator[bytes]:
+    """The first `count` bytes of a file, or as many as it has, 1 MiB at a time."""
+    left = min(count, file_size(path, 2**63))
+    with _reading(path), open(path, "rb") as file:
+        while piece := file.read(min(left, MIB)):
+            left -= len(piece)
+            yield piece
+
+
+def read_lines(path: Path | str, limit: int, longest: int) -> Iterator[bytes]:
+    """The lines of a file of at most `limit` bytes, each of at most `longest`; only the last may lack its end.
+
+    What is written to the file meanwhile is left out.
+    """
+    left, number = file_size(path, limit), 0
+    with _reading(path), open(path, "rb") as file:
+        while line := file.readline(min(left, longest + 1)):
+            left, number = left - len(line), number + 1
+            if len(line) > longest:
+                refuse(f"{path}, line {number}", f"longer than {longest:,} bytes")
+            yield line
+
+
+def parse_json(
+    data: bytes,
+    where: Path | str,
+    depth: int = DEFAULT.depth,
+    entries: int = DEFAULT.entries,
+    *,
+    finite: bool = True,
+) -> dict[str, Any]:
+    """The object that JSON text means: at most `depth` levels and about `entries` entries.
+
+    Raises: `FileError` that begins with `where`; also where an object names one key twice, and where a number is
+    not finite but should be.
     """
     marks = np.frombuffer(_STRING.sub(b"", data), np.uint8)
-    if int(np.max(np.cumsum(_STEP[marks], dtype=np.int64), initial=0)) > depth:
+    if int(np.max(np.cumsum(_STEP[marks], dtype=np.int32), initial=0)) > depth:
         refuse(where, f"JSON of more than {depth} levels")
     if int(np.count_nonzero(_ENTRY[marks])) > entries:
         refuse(where, f"JSON of more than {entries:,} entries")
+    number = _finite if finite else float
     try:
-        return json.loads(data.decode(), object_pairs_hook=_object, parse_float=_finite, parse_constant=_finite)
+        found = json.loads(data.decode(), object_pairs_hook=_object, parse_float=number, parse_constant=number)
     except (ValueError, RecursionError) as error:
         raise FileError(f"{where}: not readable JSON ({_reason(error)}): {REMEDY}") from error
-
-
-def read_json(path: Path | str, limit: int = MIB) -> dict[str, Any]:
-    """The JSON object that a file of at most `limit` bytes holds; `FileError` if it holds none."""
-    found = parse_json(read_bytes(path, limit), path)
     if not isinstance(found, dict):
-        refuse(path, "not a JSON object")
+        refuse(where, "not a JSON object")
     return found
+
+
+def read_json(path: Path | str, limit: int = JSON) -> dict[str, Any]:
+    """The JSON object that a file of at most `limit` bytes holds; `FileError` if it holds none."""
+    return parse_json(read_bytes(path, limit), path)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -158,10 +199,8 @@ class Arrays:
 
     def __getitem__(self, name: str) -> np.ndarray:
         dtype, shape, start, size = self.places[name]
-        try:
+        with _reading(self.path):
             raw = np.fromfile(self.path, np.uint8, size, offset=start)
-        except OSError as error:
-            raise FileError(f"{self.path}: cannot be read ({error.strerror}): check the path") from error
         if raw.size != size:
             refuse(self.path, f"array {short(name)} is cut off")
         if dtype.kind == "b" and (raw > 1).any():
@@ -187,8 +226,6 @@ def read_arrays(path: Path | str, limits: Limits = DEFAULT) -> tuple[dict[str, s
     if length > min(limits.header, size - 8):
         refuse(path, f"its header of {length:,} bytes is longer than the file or than {limits.header:,} bytes")
     header = parse_json(_read(path, 8, length), path, limits.depth, limits.entries)
-    if not isinstance(header, dict):
-        refuse(path, "its header is not a JSON object")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         refuse(path, "its metadata are not texts by name")
@@ -273,7 +310,4 @@ def unpack(path: Path | str, limits: Limits = DEFAULT) -> tuple[dict[str, Any], 
     if digest(metadata["ridgeline"], arrays) != metadata["sha256"]:
         refuse(path, "damaged: its content is not what its checksum says")
     text = metadata["ridgeline"].encode("utf-8", "surrogatepass")
-    header = parse_json(text, path, limits.depth, limits.entries)
-    if not isinstance(header, dict):
-        refuse(path, "its header is not a JSON object")
-    return header, arrays
+    return parse_json(text, path, limits.depth, limits.entries), arrays

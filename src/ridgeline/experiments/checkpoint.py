@@ -21,12 +21,11 @@ from jaxtyping import PyTree
 
 from ridgeline.errors import FileError, NumericalError, StorageError
 from ridgeline.experiments.files import remove, storing, sync, write_all
-from ridgeline.safe import MIB, head, read_arrays, read_json
+from ridgeline.safe import head, read_arrays, read_json
 from ridgeline.training.snapshot import Leaf, named
 
 SCHEMA = 1
 KEPT = 2
-MANIFEST_LIMIT = 16 * MIB
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -122,7 +121,7 @@ class Checkpoints:
 def read(folder: Path) -> Checkpoint:
     """A checkpoint whose every array is the one that was written; else `FileError`."""
     path = folder / "manifest.json"
-    signed = read_json(path, MANIFEST_LIMIT)
+    signed = read_json(path)
     manifest = signed.get("manifest")
     if not isinstance(manifest, dict) or signed.get("sha256") != _digest(manifest):
         raise FileError(f"{path}: damaged: its digest differs")

@@ -6,6 +6,8 @@ from typing import Any
 from ridgeline.errors import UsageError
 from ridgeline.experiments.policy import Policy, load
 from ridgeline.report import curves, page
+from ridgeline.report.result import seeds_of
+from ridgeline.safe import read_json
 from ridgeline.types import Algorithm
 
 
@@ -20,7 +22,7 @@ class Run:
     @property
     def seeds(self) -> tuple[int, ...]:
         """The seeds that were trained."""
-        return tuple(self.config["seeds"])
+        return seeds_of(self.config, str(self.folder / "config.json"))
 
     @property
     def curves(self) -> curves.Curves:
@@ -36,8 +38,3 @@ class Run:
     def report(self) -> Path:
         """Write the report anew; the path of its page."""
         return page.write(self.folder)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; `FileError` if it is none."""
-    return curves.parse(curves.read_bytes(path), str(path))

@@ -24,7 +24,7 @@ from ridgeline.errors import FileError, UsageError
 from ridgeline.experiments.checkpoint import Checkpoints
 from ridgeline.experiments.compile_cache import keep_compilations
 from ridgeline.experiments.config import record_from_json, spec_from_json
-from ridgeline.experiments.finished import Run, read_json
+from ridgeline.experiments.finished import Run
 from ridgeline.experiments.interrupts import Interrupts
 from ridgeline.experiments.policy import Policy
 from ridgeline.experiments.presets import Preset, preset
@@ -38,6 +38,7 @@ from ridgeline.experiments.training import (
     read_config,
     write_config,
 )
+from ridgeline.report.result import read_result
 from ridgeline.training.devices import seed_mesh
 from ridgeline.training.evaluation import Episodes, evaluate_compiled, evaluate_hosted
 from ridgeline.training.loop import Progress
@@ -143,10 +144,8 @@ def resume(
 
 def is_finished(folder: Path, steps: int | None = None) -> bool:
     """Whether a run was judged and, if `steps` are given, has so many."""
-    if not (folder / "result.json").exists():
-        return False
-    config, result = read_config(folder), read_json(folder / "result.json")
-    return max(steps or 0, config["steps"]) <= result.get("steps", 0)
+    path = folder / "result.json"
+    return path.exists() and max(steps or 0, read_config(folder)["steps"]) <= read_result(path).steps
 
 
 def take_up(

@@ -6,12 +6,14 @@ import importlib.util
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from ridgeline.errors import UsageError
 from ridgeline.experiments.files import storing, write_all, write_whole
+from ridgeline.report import curves
+from ridgeline.safe import parse_json, read_lines, read_pieces
 from ridgeline.training.loop import Row
 
 SINKS = ("csv", "tensorboard")
@@ -39,19 +41,21 @@ class JsonLines:
         self.path = folder / "metrics.jsonl"
         self.notes: list[str] = []
         with storing(self.path):
-            held = self.path.read_bytes() if mark is not None and self.path.exists() else b""
-            held = held[: mark["bytes"]] if mark is not None else held
-            if mark is not None and hashlib.sha256(held).hexdigest() != mark["sha256"]:
+            held, digest = 0, hashlib.sha256()
+            for piece in read_pieces(self.path, mark["bytes"]) if mark and self.path.exists() else ():
+                held += len(piece)
+                digest.update(piece)
+            if mark is not None and digest.hexdigest() != mark["sha256"]:
                 aside = self.path.with_name("metrics.damaged.jsonl")
                 if self.path.exists():
                     os.replace(self.path, aside)
                     self.notes.append(f"{self.path} was changed: set aside as {aside.name}, and begun anew")
                 else:
                     self.notes.append(f"{self.path} is missing: begun anew")
-                held = b""
+                held, digest = 0, hashlib.sha256()
             with self.path.open("ab") as file:
-                file.truncate(len(held))
-        self._bytes, self._digest = len(held), hashlib.sha256(held)
+                file.truncate(held)
+        self._bytes, self._digest = held, digest
 
     def write(self, rows: Sequence[Row]) -> None:
         """Append each row, in one write."""
@@ -84,13 +88,16 @@ class Csv:
 
     def close(self) -> None:
         """Write the table."""
-        lines = (self.folder / "metrics.jsonl").read_text().splitlines()
-        rows = [json.loads(line) for line in lines]
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
+        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in self._rows() for name in row)))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(self._rows())
         write_whole(self.folder / "metrics.csv", text.getvalue().encode())
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        path = self.folder / "metrics.jsonl"
+        for number, line in enumerate(read_lines(path, curves.FILE, curves.LINE), start=1):
+            yield parse_json(line, f"{path}, line {number}", finite=False)
 
 
 class TensorBoard:

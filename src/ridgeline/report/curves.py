@@ -1,18 +1,20 @@
 """The metrics of a run: `metrics.jsonl` as arrays [seeds, grid points]."""
 
 import dataclasses
-import json
 import math
+from array import array
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.errors import FileError
 from ridgeline.report.statistics import Floats, bootstrap_interval, interquartile_mean
+from ridgeline.safe import MIB, file_size, parse_json, read_lines, refuse
 
 KEYS = ("steps", "seed")
+FILE, LINE = 256 * MIB, MIB  # bytes of a file, and of a row in it
+ROWS, METRICS = 500_000, 4096
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,49 +48,44 @@ def read(path: Path) -> Curves:
     An unfinished last line is ignored: a run may be writing, or died while it was. Where a resumed run logged a
     point again, the later row counts. Null and non-finite values are missing ones. `FileError` names the line.
     """
-    rows: dict[tuple[int, int], dict[str, float]] = {}
-    *lines, tail = read_bytes(path).split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            _add(rows, parse(line, where), where)
-    if tail.strip():
-        where = f"{path}, line {len(lines) + 1}"
+    # Every metric takes 8 bytes at every point of every seed, whether it has a value there or not.
+    most = file_size(path, FILE) // 2 + 16 * MIB
+    steps, seeds, columns = array("q"), array("q"), dict[str, array[float]]()
+    for number, line in enumerate(read_lines(path, FILE, LINE), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
         try:
-            record = parse(tail, where)
+            record = parse_json(line, where, entries=4 * METRICS, finite=False)
         except FileError:
-            record = {}
-        if record:
-            _add(rows, record, where)
+            if line.endswith(b"\n"):
+                raise
+            break
+        for key in KEYS:
+            if type(record.get(key)) is not int or not 0 <= record[key] < 2**63:
+                problem = f"`{key}` is {shorten(record.get(key))}, not a whole number"
+                raise FileError(f"{where}: {problem}; restore it or train again")
+        for name, value in record.items():
+            if name not in KEYS:
+                column = columns.setdefault(name, array("d"))
+                column.extend([math.nan] * (len(steps) - len(column)))
+                column.append(finite(value, where, name))
+        steps.append(record["steps"])
+        seeds.append(record["seed"])
+        if len(steps) > ROWS or len(columns) > METRICS or 8 * len(steps) * len(columns) > most:
+            refuse(where, f"{len(steps):,} rows of {len(columns):,} metrics are more than are read")
 
-    steps, seeds = (sorted(set(column)) for column in zip(*rows, strict=True)) if rows else ([], [])
-    at_step, at_seed = ({value: index for index, value in enumerate(axis)} for axis in (steps, seeds))
+    points, at_step = np.unique(np.array(steps, np.int64), return_inverse=True)
+    known, at_seed = np.unique(np.array(seeds, np.int64), return_inverse=True)
+    if 8 * len(points) * len(known) * (len(columns) + 1) > most:
+        refuse(path, f"{len(points):,} points of {len(known):,} seeds, and few rows: more than are read")
     values: dict[str, Floats] = {}
-    for (step, seed), row in rows.items():
-        for name, value in row.items():
-            if name not in values:
-                values[name] = np.full((len(seeds), len(steps)), np.nan)
-            values[name][at_seed[seed], at_step[step]] = value
-    return Curves(np.array(steps, dtype=np.int64), tuple(seeds), values)
-
-
-def read_bytes(path: Path) -> bytes:
-    """A file's bytes; `FileError` where it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise FileError(f"{path}: cannot be read ({error.strerror}); name the folder of a run") from error
-
-
-def parse(text: bytes, where: str) -> dict[str, Any]:
-    """A JSON object; `FileError` at `where` if it is anything else."""
-    try:
-        record = json.loads(text.decode())
-    except (ValueError, RecursionError) as error:
-        raise FileError(f"{where}: not valid JSON ({error}); restore it from a copy or train again") from error
-    if not isinstance(record, dict):
-        raise FileError(f"{where}: holds a {type(record).__name__}, not a JSON object; restore it or train again")
-    return record
+    for name in list(columns):
+        column = columns.pop(name)
+        column.extend([math.nan] * (len(steps) - len(column)))
+        values[name] = np.full((len(known), len(points)), np.nan)
+        values[name][at_seed, at_step] = column
+    return Curves(points, tuple(known.tolist()), values)
 
 
 def finite(value: object, where: str, name: str) -> float:
@@ -107,12 +104,3 @@ def shorten(value: object) -> str:
     """A value from a file, fit for one line of an error message."""
     text = value if isinstance(value, str) and value.isprintable() else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _add(rows: dict[tuple[int, int], dict[str, float]], record: dict[str, Any], where: str) -> None:
-    for key in KEYS:
-        value = record.get(key)
-        if type(value) is not int or not 0 <= value < 2**63:
-            raise FileError(f"{where}: `{key}` is {shorten(value)}, not a whole number; restore it or train again")
-    row = {name: finite(value, where, name) for name, value in record.items() if name not in KEYS}
-    rows[record["steps"], record["seed"]] = row

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from ridgeline.errors import FileError, StorageError
-from ridgeline.report.curves import Curves, parse, read, read_bytes, shorten
+from ridgeline.report.curves import Curves, read, shorten
 from ridgeline.report.figure import STYLE, Series, line_chart
 from ridgeline.report.result import PHASES, Result, field, read_result, seeds_of, summary
 from ridgeline.report.text import aligned, counted, duration, interval, plain, rate
+from ridgeline.safe import read_json
 
 SCHEMA = 1
 RETURN, EVALUATION, LENGTH = "rollout/ep_rew_mean", "eval/mean_reward", "rollout/ep_len_mean"
@@ -83,7 +84,7 @@ def write(folder: Path | str) -> Path:
     """
     folder = Path(folder)
     where = str(folder / "config.json")
-    config = parse(read_bytes(folder / "config.json"), where)
+    config = read_json(folder / "config.json")
     if config.get("schema") != SCHEMA:
         raise FileError(
             f"{where}: `schema` is {shorten(config.get('schema'))}, this version reads {SCHEMA}; "

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ridgeline.errors import FileError
-from ridgeline.report.curves import finite, parse, read_bytes, shorten
+from ridgeline.report.curves import finite, shorten
 from ridgeline.report.text import aligned, counted, duration, interval, plain, rate
+from ridgeline.safe import read_json
 
 PHASES = ("import", "compile", "run")
 
@@ -41,7 +42,7 @@ class Result:
 
 def read_result(path: Path) -> Result:
     """Read `result.json`; `FileError` names the field that is not what it should be."""
-    record, where = parse(read_bytes(path), str(path)), str(path)
+    record, where = read_json(path), str(path)
     judged = field(record, "eval", dict, where)
     seconds = field(record, "wall_seconds", dict, where)
     solved = record.get("solved")
