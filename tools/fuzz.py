@@ -8,22 +8,28 @@ shown, its input is kept in fuzz-TARGET.bin, and the exit code is not 0.
 """
 
 import argparse
+import atexit
 import dataclasses
+import functools
+import json
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ridgeline.errors import RidgelineError
 
+SECONDS = 1.0  # of the processor, that one input may take
+
 
 @dataclasses.dataclass(frozen=True)
 class Target:
     """How a kind of file is opened, and whole examples of it to begin from."""
 
-    open: Callable[[Path], Any]
+    prepare: Callable[[], Callable[[Path], Any]]  # makes what opens a file
     examples: Callable[[], list[bytes]]
 
 
@@ -76,35 +82,154 @@ def _resealed(path: Path) -> None:
     _open_policy(path)
 
 
+@functools.cache
+def _run() -> dict[str, bytes]:
+    """The files of a small run, by their path in its folder."""
+    import ridgeline
+
+    record = ridgeline.DQN(
+        hidden=(2,), num_envs=1, rollout_length=1, replay=ridgeline.Replay(capacity=8, batch_size=2)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        run = ridgeline.train(
+            record,
+            "CartPole-v1",
+            steps=6,
+            seeds=2,
+            evaluations=2,
+            final_episodes=2,
+            out=folder,
+            compile_cache=False,
+        )
+        paths = [path for path in run.folder.rglob("*") if path.is_file()]
+        return {str(path.relative_to(run.folder)): path.read_bytes() for path in paths}
+
+
+def _file(suffix: str) -> Callable[[], list[bytes]]:
+    return lambda: [data for name, data in _run().items() if name.endswith(suffix)]
+
+
+def _in_checkpoint(name: str, reseal: bool) -> Callable[[], Callable[[Path], None]]:
+    """A checkpoint in which the input takes the place of that file; its digest made right, if asked."""
+
+    def prepare() -> Callable[[Path], None]:
+        from ridgeline.experiments import checkpoint
+        from ridgeline.training.loop import Position
+
+        home = Path(tempfile.mkdtemp()) / "checkpoints" / "000001"
+        home.mkdir(parents=True)
+        for each, data in _run().items():
+            if each.startswith("checkpoints/000001/"):
+                (home / Path(each).name).write_bytes(data)
+        manifest = json.loads((home / "manifest.json").read_text())["manifest"]
+
+        def open_(path: Path) -> None:
+            data = path.read_bytes()
+            if reseal:
+                try:
+                    found = json.loads(data)["manifest"]
+                    data = checkpoint._signed(found)
+                except Exception:  # nothing that could be sealed
+                    return
+            (home / name).write_bytes(data)
+            found = checkpoint.read(home)
+            assert reseal or {k: v for k, v in manifest.items() if k != "arrays"} == found.facts
+            try:
+                Position.from_json(found.facts["position"])
+            except Exception:  # whoever can make a digest right could write any other position, too
+                assert reseal
+
+        return open_
+
+    return prepare
+
+
+def _open_config(path: Path) -> None:
+    """As `resume` reads it, up to where the environment is made."""
+    from ridgeline.algorithms import REGISTRY
+    from ridgeline.experiments.config import record_from_json, spec_from_json
+    from ridgeline.experiments.training import read_config
+
+    (path.parent / "config.json").write_bytes(path.read_bytes())
+    config = read_config(path.parent)
+    spec_from_json(config["spec"], "config.json")
+    record_from_json(REGISTRY[config["algorithm"]](), config["hyperparameters"], "config.json")
+
+
+def _open_metrics(path: Path) -> None:
+    """As the report reads it."""
+    from ridgeline.report import curves
+
+    found = curves.read(path)
+    for values in found.values.values():
+        assert values.shape == (len(found.seeds), len(found.steps))
+
+
+def _open_result(path: Path) -> None:
+    from ridgeline.report.result import read_result, summary
+
+    list(summary(read_result(path)))
+
+
 TARGETS = {
-    "policy": Target(_open_policy, _policy),
-    "policy-resealed": Target(_resealed, _policy),
+    "policy": Target(lambda: _open_policy, _policy),
+    "policy-resealed": Target(lambda: _resealed, _policy),
+    "checkpoint-manifest": Target(_in_checkpoint("manifest.json", False), _file("000001/manifest.json")),
+    "checkpoint-resealed": Target(_in_checkpoint("manifest.json", True), _file("000001/manifest.json")),
+    "checkpoint-arrays": Target(_in_checkpoint("arrays.safetensors", False), _file("000001/arrays.safetensors")),
+    "config": Target(lambda: _open_config, _file("config.json")),
+    "metrics": Target(lambda: _open_metrics, _file("metrics.jsonl")),
+    "result": Target(lambda: _open_result, _file("result.json")),
 }
 
 
 class Trial:
-    """Opens one input after another and keeps the slowest time."""
+    """Opens one input after another; keeps the longest time, of the processor, and the most memory."""
+
+    warm = 4
 
     def __init__(self, target: Target, keep: Path, folder: Path):
-        self.target, self.keep, self.path = target, keep, folder / "input"
-        self.count, self.slowest = 0, 0.0
+        self.open, self.keep, self.path = target.prepare(), keep, folder / "input"
+        self.count, self.slowest, self.largest = 0, 0.0, 0
 
     def __call__(self, data: bytes) -> None:
-        """Open it. An error that is not ours is a finding, and so is one that took longer than five seconds."""
+        """Open it. An error that is not ours is a finding; so is a second of time, or twice the file and 64 MiB.
+
+        Every hundredth input is opened with its allocations traced, which slows it down: its time is not counted.
+        """
         self.path.write_bytes(data)
+        if traced := self.count % 100 == 1:
+            tracemalloc.start()
         begun = time.process_time()
         try:
-            self.target.open(self.path)
+            self.open(self.path)
         except RidgelineError:
             pass
         except BaseException:
             self.keep.write_bytes(data)
             raise
         took = time.process_time() - begun
-        self.count, self.slowest = self.count + 1, max(self.slowest, took if self.count else 0)
-        if self.count > 1 and took > 5:
-            self.keep.write_bytes(data)
-            raise TimeoutError(f"{took:.1f} s for one input")
+        self.count += 1
+        if traced:
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            self.largest = max(self.largest, peak)
+            if peak > 2 * len(data) + 64 * 2**20:
+                self.keep.write_bytes(data)
+                raise MemoryError(f"{peak:,} bytes for one input of {len(data):,}")
+        elif self.count > self.warm:  # the first ones import and compile
+            self.slowest = max(self.slowest, took)
+            if took > SECONDS:
+                self.keep.write_bytes(data)
+                raise TimeoutError(f"{took:.1f} s for one input")
+
+    def say(self, target: str, engine: str, seconds: float) -> None:
+        """One line of figures."""
+        print(
+            f"{target}: {self.count:,} inputs by {engine} in {seconds:.0f} s, slowest {self.slowest:.3f} s, "
+            f"at most {self.largest / 2**20:.1f} MiB, none but our errors",
+            flush=True,
+        )
 
 
 def with_atheris(atheris: Any, trial: Trial, examples: list[bytes], runs: int, folder: Path) -> None:
@@ -114,8 +239,10 @@ def with_atheris(atheris: Any, trial: Trial, examples: list[bytes], runs: int, f
     for i, example in enumerate(examples):
         (corpus / str(i)).write_bytes(example)
     from ridgeline import adapter, numpy_policy, safe, specs
+    from ridgeline.experiments import checkpoint, config, training
+    from ridgeline.report import curves, result
 
-    for module in (adapter, numpy_policy, safe, specs):
+    for module in (adapter, numpy_policy, safe, specs, checkpoint, config, training, curves, result):
         for name, function in list(vars(module).items()):
             if (
                 callable(function)
@@ -189,13 +316,11 @@ def main() -> int:
             trial(example)
         begun = time.perf_counter()
         if engine == "atheris":
+            atexit.register(lambda: trial.say(options.target, engine, time.perf_counter() - begun))
             with_atheris(atheris, trial, examples, options.runs, Path(name))
         else:
             with_hypothesis(trial, examples, options.runs)
-        print(
-            f"{options.target}: {trial.count:,} inputs by {engine} in {time.perf_counter() - begun:.0f} s, "
-            f"slowest {trial.slowest:.2f} s, none but our errors"
-        )
+        trial.say(options.target, engine, time.perf_counter() - begun)
     return 0
 
 

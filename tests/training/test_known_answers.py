@@ -24,8 +24,9 @@ def test_every_algorithm_but_pg_holds_a_value() -> None:
 
 
 def case(name: str, continuous: bool, hosted: bool, probe: int) -> Any:
-    """On hosts the hardest probe alone with the first kind of action, unless all are asked for."""
-    short = not hosted or (probe == PROBE_COUNT - 1 and continuous == kinds(quick(name))[0])
+    """All probes with the first kind of action, compiled; else the hardest alone, on hosts not with the second."""
+    first, hardest = continuous == kinds(quick(name))[0], probe == PROBE_COUNT - 1
+    short = (first and not hosted) or (hardest and (first or not hosted))
     return pytest.param(name, continuous, probe, hosted, marks=[] if short else pytest.mark.slow)
 
 
