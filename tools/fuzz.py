@@ -153,7 +153,8 @@ def _open_config(path: Path) -> None:
     (path.parent / "config.json").write_bytes(path.read_bytes())
     config = read_config(path.parent)
     spec_from_json(config["spec"], "config.json")
-    record_from_json(REGISTRY[config["algorithm"]](), config["hyperparameters"], "config.json")
+    if config["algorithm"] in REGISTRY:
+        record_from_json(REGISTRY[config["algorithm"]](), config["hyperparameters"], "config.json")
 
 
 def _open_metrics(path: Path) -> None:

@@ -93,7 +93,9 @@ def after_a_fault(
     assert command(again) == 0, capsys.readouterr().err
     assert end(folder) == whole[0]
     assert len(rows(folder)) == len(whole[1])
-    assert not [*folder.rglob("*.partial"), *folder.rglob(".writing*"), *folder.rglob(".removing*")]
+    assert not [*folder.rglob("*.partial"), *folder.rglob(".writing*")]
+    # The very last of a run's removals may fail, after which nothing is saved that would clear it away.
+    assert code == 0 or not [*folder.rglob(".removing*")]
     return code
 
 

@@ -56,6 +56,27 @@ KEPT = (
     "on_nan",
     "save_best",
 )
+# What whoever resumes the run needs of it, each of one of these types.
+KINDS: dict[str, Any] = {
+    "ridgeline": str,
+    "algorithm": str,
+    "env": str,
+    "source": str | None,
+    "backend": str | None,
+    "steps": int,
+    "seeds": list,
+    "spec": dict,
+    "hyperparameters": dict,
+    "initial_policy": dict | None,
+    "evaluations": int,
+    "evaluation_episodes": int,
+    "final_episodes": int,
+    "sinks": list,
+    "checkpoint_seconds": float | int,
+    "checkpoint_steps": int,
+    "on_nan": str,
+    "save_best": bool,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -521,6 +542,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     sha256 = config.pop("sha256", None)
     if sha256 != _digest(config):
         raise FileError(f"{path}: not as it was written: restore it, or train again")
+    for name, kind in KINDS.items():
+        if not isinstance(config.get(name), kind):
+            raise FileError(f"{path}: `{name}` is {config.get(name)!r:.40}: restore it, or train again")
+    if not all(type(seed) is int for seed in config["seeds"]):
+        raise FileError(f"{path}: `seeds` are not whole numbers: restore it, or train again")
     return config
 
 
