@@ -17,6 +17,7 @@ from ridgeline.experiments import training
 from ridgeline.experiments.checkpoint import Checkpoint, Checkpoints, read
 from ridgeline.experiments.files import write_whole
 from ridgeline.experiments.sinks import JsonLines
+from ridgeline.safe import read_json
 from ridgeline.training.snapshot import Leaf
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what is open is looked up in /proc")
@@ -148,7 +149,7 @@ def test_a_run_that_has_begun_lasts(tmp_path: Path) -> None:
     for operation in operations:
         disk.do(operation)
     for state in states(disk, tmp_path / "states"):
-        assert training.read_config(state / "r")["run"] == "r"
+        assert read_json(state / "r" / "config.json")["run"] == "r"
         found, _ = Checkpoints(state / "r").latest()
         assert check(found) == 1
         assert found is not None

@@ -67,7 +67,7 @@ class Checkpoints:
         final, temporary = self.folder / f"{number:06}", self.folder / f".writing-{number:06}"
         with storing(final):
             self.folder.mkdir(exist_ok=True)
-            self._sweep()
+            self.sweep()
             temporary.mkdir()
             try:
                 arrays = write_arrays(temporary / "arrays.safetensors", named(snapshot))
@@ -112,7 +112,7 @@ class Checkpoints:
         except OSError as error:  # were it taken for empty, the run would begin anew
             raise StorageError(f"{self.folder}: cannot be listed ({error.strerror}): check the disk") from error
 
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
         """Remove what a process that was killed has left."""
         for path in self.folder.glob(".*ing-*"):
             remove(path)

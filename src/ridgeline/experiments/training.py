@@ -388,6 +388,7 @@ class Training:
                 known = Facts(**checkpoint.facts["facts"])
                 self.facts = dataclasses.replace(known, rollbacks=max(known.rollbacks, self.facts.rollbacks))
                 self._parent, mark = checkpoint.folder.name, checkpoint.facts["metrics"]
+            self.checkpoints.sweep()
             self._last_saved = (self.position.done, self.position.judged)
             self._rows = JsonLines(self.folder, mark)
             self.notes += self._rows.notes
