@@ -160,9 +160,10 @@ class Harness:
                 start_new_session=True,  # a group of its own, environments' workers included
             )
             since = time.monotonic()
-            while begun is not None and not begun.exists() and process.poll() is None:
-                time.sleep(0.005)
-            since = time.monotonic() if begun is not None else since
+            if begun is not None:
+                while not begun.exists() and process.poll() is None and time.monotonic() < since + PATIENCE:
+                    time.sleep(0.005)
+                since = time.monotonic()
             try:
                 code: int | None = process.wait(min(until, PATIENCE))
             except subprocess.TimeoutExpired:

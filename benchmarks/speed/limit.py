@@ -25,34 +25,36 @@ class Passes:
     gradient: int
 
 
+def batch_size(record: Any) -> int:
+    """Rows of a minibatch."""
+    return int(getattr(record, "batch_size", None) or record.replay.batch_size)
+
+
 def gradient_steps(work: Work, record: Any) -> float:
     """How many there are in the whole work."""
-    rollouts = work.steps / (record.num_envs * record.rollout_length)
-    if hasattr(record, "replay") and not hasattr(record, "value_epochs"):
-        return rollouts * record.replay.updates
-    epochs = getattr(record, "epochs", None) or record.value_epochs
-    return rollouts * epochs * record.num_envs * record.rollout_length / record.batch_size
+    rows = record.num_envs * record.rollout_length
+    epochs = getattr(record, "epochs", None) or getattr(record, "value_epochs", None)
+    each = epochs * rows / batch_size(record) if epochs else record.replay.updates
+    return work.steps / rows * each
 
 
-def passes(work: Work, record: Any, inputs: int, outputs: int) -> list[Passes]:
-    """What one gradient step of this work passes through its networks."""
-    hidden, kind = record.hidden, type(record).__name__
-    actor, critic = (inputs, *hidden, outputs), (inputs + outputs, *hidden, 1)
-    batch = record.replay.batch_size if hasattr(record, "replay") and kind != "TRPO" else record.batch_size
-    match kind:
+def passes(record: Any, inputs: int, outputs: int) -> list[Passes]:
+    """What one gradient step passes through its networks."""
+    hidden, batch = record.hidden, batch_size(record)
+    actor, critic, value = (inputs, *hidden, outputs), (inputs + outputs, *hidden, 1), (inputs, *hidden, 1)
+    match type(record).__name__:
         case "PPO":
-            return [Passes(actor, batch, 0, 1), Passes((inputs, *hidden, 1), batch, 0, 1)]
+            return [Passes(actor, batch, 0, 1), Passes(value, batch, 0, 1)]
         case "DQN":  # double: the online network chooses at the next state
             return [Passes(actor, batch, 1 + record.double, 1)]
         case "DDPG":
             return [Passes(critic, batch, 1, 2), Passes(actor, batch, 1, 1)]
         case "SAC":
             return [Passes(critic, batch, 2, 4), Passes((inputs, *hidden, 2 * outputs), batch, 1, 1)]
-        case "TRPO":  # for each critic step its share of the conjugate gradient, about three passes a product
-            rows = record.num_envs * record.rollout_length
-            share = 3 * record.cg_iterations * rows / (record.value_epochs * rows)
-            return [Passes((inputs, *hidden, 1), batch, 0, 1), Passes(actor, batch, 0, round(share))]
-    raise SystemExit(f"no passes are known of {kind}")
+        case "TRPO":  # beside a step of V its share of the conjugate gradient: three passes for each product
+            share = 3 * record.cg_iterations // record.value_epochs
+            return [Passes(value, batch, 0, 1), Passes(actor, batch, 0, share)]
+    raise SystemExit(f"no passes are known of {type(record).__name__}")
 
 
 def measure_products(each: list[Passes], repeat: int = 200) -> float:
@@ -152,7 +154,7 @@ def limit(name: str) -> dict[str, float]:
     spec = make(work.env, work.backend).spec
     inputs = spec.observation.shape[0]
     outputs = spec.action.size if isinstance(spec.action, Continuous) else spec.action.count
-    products = measure_products(passes(work, record, inputs, outputs)) * gradient_steps(work, record)
+    products = measure_products(passes(record, inputs, outputs)) * gradient_steps(work, record)
     environment = measure_environment(work, record.num_envs) * work.steps / record.num_envs
     return {"products": products * work.seeds, "environment": environment * work.seeds}
 

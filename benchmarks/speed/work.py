@@ -1,4 +1,7 @@
-"""The pieces of work, as ridgeline does them; `python -m benchmarks.speed.work NAME` does one, and prints JSON."""
+"""The pieces of work, as ridgeline does them; `python -m benchmarks.speed.work NAME` does one, and prints JSON.
+
+Each is written out, also where a preset is the same today: a preset may change, what is compared may not.
+"""
 
 import dataclasses
 import json
@@ -227,7 +230,7 @@ def main() -> None:
     begun = time.perf_counter()
     from ridgeline.cli.devices import use_all_cores
 
-    use_all_cores("cpu" if work.backend is None else None)
+    use_all_cores(None)
     import ridgeline
 
     with tempfile.TemporaryDirectory() as out:

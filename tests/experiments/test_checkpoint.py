@@ -13,7 +13,7 @@ import pytest
 from disk import Disk, Operation, recording
 
 from ridgeline.errors import StorageError
-from ridgeline.experiments import training
+from ridgeline.experiments import config, training
 from ridgeline.experiments.checkpoint import Checkpoint, Checkpoints, read
 from ridgeline.experiments.files import write_whole
 from ridgeline.experiments.sinks import JsonLines
@@ -138,7 +138,7 @@ def test_a_run_that_has_begun_lasts(tmp_path: Path) -> None:
 
     def begin() -> None:
         folder = training._new_folder(settings, "a", "e")
-        training.write_config(folder, {"schema": 1, "run": "r"})
+        config.write_config(folder, {"schema": 1, "run": "r"})
         rows = JsonLines(folder)
         rows.write([{"steps": 1, "seed": 0}])
         Checkpoints(folder).save(snapshot(1), {"run": "r", "steps": 1, "metrics": rows.mark()})

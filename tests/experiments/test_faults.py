@@ -20,10 +20,10 @@ from ridgeline import cli
 from ridgeline.cli import devices
 from ridgeline.errors import FileError
 from ridgeline.experiments.checkpoint import Checkpoints, read
+from ridgeline.experiments.config import read_config
 from ridgeline.experiments.policy import load as load_policy
 from ridgeline.experiments.run import _config_of, resume
 from ridgeline.experiments.sinks import JsonLines
-from ridgeline.experiments.training import read_config
 
 SMALL = ridgeline.PPO(num_envs=2, rollout_length=16, batch_size=16, epochs=1, hidden=(8,))
 SETTINGS: dict[str, Any] = {

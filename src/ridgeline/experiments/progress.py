@@ -59,7 +59,7 @@ def show(training: Training, quiet: bool) -> Run:
             run = training.finish()
         except BaseException as error:
             for text in training.notes:
-                reporter.note(f"warning: {text}", "yellow")
+                reporter.note(text, "yellow")
             training.abandon(error)
             if isinstance(error, Stopped):
                 error.hint = f"; go on with: ridgeline resume {training.folder}"

@@ -23,7 +23,7 @@ from ridgeline.environments import Found, make
 from ridgeline.errors import FileError, UsageError
 from ridgeline.experiments.checkpoint import Checkpoints
 from ridgeline.experiments.compile_cache import keep_compilations
-from ridgeline.experiments.config import record_from_json, spec_from_json
+from ridgeline.experiments.config import KEPT, read_config, record_from_json, spec_from_json, write_config
 from ridgeline.experiments.finished import Run
 from ridgeline.experiments.interrupts import Interrupts
 from ridgeline.experiments.policy import Policy
@@ -31,12 +31,9 @@ from ridgeline.experiments.presets import Preset, preset
 from ridgeline.experiments.training import (
     FINAL_EPISODES,
     FINAL_SEED,
-    KEPT,
     Settings,
     Training,
     algorithm_name,
-    read_config,
-    write_config,
 )
 from ridgeline.report.result import read_result
 from ridgeline.training.devices import seed_mesh
@@ -201,9 +198,8 @@ def _config_of(folder: Path) -> tuple[dict[str, Any], list[str]]:
         checkpoint, _ = Checkpoints(folder).latest()
         if checkpoint is None:
             raise
-        config: dict[str, Any] = checkpoint.facts["config"]
-        write_config(folder, config)
-        return config, [f"{error}: written anew from checkpoint {checkpoint.folder.name}"]
+        write_config(folder, checkpoint.facts.get("config", {}))
+        return read_config(folder), [f"{error}: written anew from checkpoint {checkpoint.folder.name}"]
 
 
 def evaluate(

@@ -2,9 +2,7 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib.metadata
-import json
 import math
 import os
 import platform
@@ -23,7 +21,7 @@ from ridgeline.environments import Found, spaces_of
 from ridgeline.environments.host import notes_of
 from ridgeline.errors import FileError, NumericalError, RidgelineError, StorageError, UsageError
 from ridgeline.experiments.checkpoint import Checkpoint, Checkpoints, check_finite
-from ridgeline.experiments.config import record_to_json, spec_to_json
+from ridgeline.experiments.config import KEPT, record_to_json, spec_to_json, write_config
 from ridgeline.experiments.files import sync, write_json
 from ridgeline.experiments.fingerprint import differences, fingerprint
 from ridgeline.experiments.finished import Run
@@ -31,9 +29,9 @@ from ridgeline.experiments.interrupts import Interrupts
 from ridgeline.experiments.lock import Lock
 from ridgeline.experiments.policy import Policy
 from ridgeline.experiments.sinks import JsonLines, Sink, check_sinks, open_sinks
+from ridgeline.experiments.standing import Facts, standing
 from ridgeline.experiments.warm_start import begin_from, origin
 from ridgeline.report import page, statistics
-from ridgeline.safe import read_json
 from ridgeline.training.compilation import compiling_seconds
 from ridgeline.training.evaluation import Episodes
 from ridgeline.training.loop import Plan, Position, Progress, iterate
@@ -45,38 +43,8 @@ FINAL_EPISODES = 100
 # Starts of the final evaluation; those of evaluations on the way come from Plan.evaluation_seed.
 FINAL_SEED = 2_000_003
 MOST_ROLLBACKS = 3
-# The settings that `config.json` holds under their own names, for whoever resumes the run.
-KEPT = (
-    "evaluations",
-    "evaluation_episodes",
-    "final_episodes",
-    "sinks",
-    "checkpoint_seconds",
-    "checkpoint_steps",
-    "on_nan",
-    "save_best",
-)
-# What whoever resumes the run needs of it, each of one of these types.
-KINDS: dict[str, Any] = {
-    "ridgeline": str,
-    "algorithm": str,
-    "env": str,
-    "source": str | None,
-    "backend": str | None,
-    "steps": int,
-    "seeds": list,
-    "spec": dict,
-    "hyperparameters": dict,
-    "initial_policy": dict | None,
-    "evaluations": int,
-    "evaluation_episodes": int,
-    "final_episodes": int,
-    "sinks": list,
-    "checkpoint_seconds": float | int,
-    "checkpoint_steps": int,
-    "on_nan": str,
-    "save_best": bool,
-}
+# More have no place in a checkpoint's manifest: see the bounds of JSON in safe.py.
+MOST_SEEDS = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -360,7 +328,7 @@ class Training:
         """The newest checkpoint that is whole, if there is any; what was passed over is said."""
         checkpoint, skipped = self.checkpoints.latest()
         self.notes += [f"passed over: {line}" for line in skipped]
-        if checkpoint is not None and checkpoint.facts["run"] != self.config["run"]:
+        if checkpoint is not None and checkpoint.facts.get("run") != self.config["run"]:
             raise FileError(f"{checkpoint.folder}: of another run: put back that of {self.folder}")
         begun_from = self.config["initial_policy"]
         if checkpoint is None and self._origin is None and begun_from is not None:
@@ -383,11 +351,10 @@ class Training:
                 self.position = Position.begin(len(seeds))
             else:
                 self.runner = make_runner(self.algorithm, self.env, seeds, checkpoint.fill)
-                self.position = Position.from_json(checkpoint.facts["position"])
+                self.position, known, mark = standing(checkpoint, len(seeds))
                 # A rollback must not forget how many there were.
-                known = Facts(**checkpoint.facts["facts"])
                 self.facts = dataclasses.replace(known, rollbacks=max(known.rollbacks, self.facts.rollbacks))
-                self._parent, mark = checkpoint.folder.name, checkpoint.facts["metrics"]
+                self._parent = checkpoint.folder.name
             self.checkpoints.sweep()
             self._last_saved = (self.position.done, self.position.judged)
             self._rows = JsonLines(self.folder, mark)
@@ -441,17 +408,6 @@ class Training:
         }
 
 
-@dataclasses.dataclass
-class Facts:
-    """What a run remembers of itself, beside its position: it goes into every checkpoint."""
-
-    best: float | None = None  # the best IQM of an evaluation on the way
-    best_of_seeds: list[float] = dataclasses.field(default_factory=list)
-    warnings: list[str] = dataclasses.field(default_factory=list)
-    rollbacks: int = 0
-    resumed: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-
-
 def algorithm_name(algorithm: Algorithm[Any, Any]) -> str:
     """The name of a record's algorithm."""
     return type(algorithm).__name__.lower()
@@ -471,6 +427,8 @@ def _check(settings: Settings) -> None:
         raise UsageError(f"run {settings.name!r} is not a plain folder name: give the folder with --out")
     if not settings.seeds:
         raise UsageError("no seeds: give at least one")
+    if len(settings.seeds) > MOST_SEEDS:
+        raise UsageError(f"{len(settings.seeds):,} seeds: a run has at most {MOST_SEEDS:,}, so start several")
     if len(set(settings.seeds)) < len(settings.seeds):
         raise UsageError(f"seeds {settings.seeds} repeat: each may stand once")
     if settings.on_nan not in ("stop", "rollback"):
@@ -527,29 +485,3 @@ def _is_bare(folder: Path) -> bool:
     """Whether a folder holds only what a process leaves that was killed before it wrote `config.json`."""
     left = {path.name for path in folder.rglob("*")}
     return {"policies"} <= left <= {"policies", ".lock", "config.json.partial"}
-
-
-def write_config(folder: Path, config: dict[str, Any]) -> None:
-    """`config.json`, with a digest of the rest."""
-    write_json(folder / "config.json", config | {"sha256": _digest(config)})
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json` as it was written; `FileError` where it was changed since, or is of another version."""
-    path = folder / "config.json"
-    config = read_json(path)
-    if config.get("schema") != 1 or "run" not in config:
-        raise FileError(f"{path}: schema {config.get('schema')!r:.20}: a run of another version cannot go on")
-    sha256 = config.pop("sha256", None)
-    if sha256 != _digest(config):
-        raise FileError(f"{path}: not as it was written: restore it, or train again")
-    for name, kind in KINDS.items():
-        if not isinstance(config.get(name), kind):
-            raise FileError(f"{path}: `{name}` is {config.get(name)!r:.40}: restore it, or train again")
-    if not all(type(seed) is int for seed in config["seeds"]):
-        raise FileError(f"{path}: `seeds` are not whole numbers: restore it, or train again")
-    return config
-
-
-def _digest(config: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
