@@ -149,6 +149,15 @@ def test_bad_input_says_what_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_says_what_the_run_would_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("train ppo CartPole-v1 --dry-run --steps 256 --seeds 2 --final-episodes 1 --no-compile-cache") == 0
+    said = capsys.readouterr().out
+    names = ["device", "memory", "compile", "train", "evaluate", "whole"]
+    assert [line.split()[0] for line in said.splitlines() if line[0] != " "] == names
+    assert "2 seeds × 256 steps" in said
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_cannot_be_written_is_exit_code_6(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

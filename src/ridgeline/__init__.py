@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ridgeline.experiments.finished import Run
     from ridgeline.experiments.loading import load_policy
     from ridgeline.experiments.policy import Policy
-    from ridgeline.experiments.run import evaluate, resume, start, train
+    from ridgeline.experiments.run import evaluate, forecast, resume, start, train
     from ridgeline.experiments.training import Training
     from ridgeline.memory import Replay
     from ridgeline.types import (
@@ -59,6 +59,7 @@ _HOMES = {
     "Run": "experiments.finished",
     "Training": "experiments.training",
     "evaluate": "experiments.run",
+    "forecast": "experiments.run",
     "resume": "experiments.run",
     "start": "experiments.run",
     "train": "experiments.run",
@@ -99,6 +100,7 @@ __all__ = [
     "Step",
     "Training",
     "evaluate",
+    "forecast",
     "load_policy",
     "make",
     "resume",

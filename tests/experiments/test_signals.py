@@ -18,7 +18,7 @@ import pytest
 from ridgeline import cli
 from ridgeline.cli import devices
 from ridgeline.experiments.checkpoint import Checkpoints
-from ridgeline.experiments.training import FINAL_SEED
+from ridgeline.experiments.settings import FINAL_SEED
 from ridgeline.training.hosted import Hosted
 from ridgeline.training.runner import Compiled
 

@@ -11,8 +11,8 @@ import ridgeline
 from ridgeline.errors import FileError, UsageError
 from ridgeline.experiments import config
 from ridgeline.experiments.checkpoint import Checkpoint
+from ridgeline.experiments.settings import MOST_SEEDS
 from ridgeline.experiments.standing import standing
-from ridgeline.experiments.training import MOST_SEEDS
 from ridgeline.safe import parse_json
 from ridgeline.training.loop import Position
 from ridgeline.training.summary import Summary

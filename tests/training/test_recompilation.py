@@ -182,7 +182,7 @@ def test_a_hosted_step_is_one_dispatch(name: str, monkeypatch: pytest.MonkeyPatc
     algorithm = quick(name)
     runner = Hosted(algorithm, NumpyFactory(isinstance(algorithm, CONTINUOUS)), SEEDS)
     runner.run(0, 1, 1_000.0)
-    with Calls(monkeypatch, hosted, ("act", "learn")) as count:
+    with Calls(monkeypatch, hosted, ("gather_policies", "act", "learn")) as count:
         runner.run(1, 5, 1_000.0)
     rows = 3 if algorithm.fresh else algorithm.rollout_length  # every episode takes three steps
-    assert count == {"op by op": 0, "act": 5 * rows, "learn": 5}
+    assert count == {"op by op": 0, "gather_policies": 5, "act": 5 * rows, "learn": 5 * len(SEEDS)}

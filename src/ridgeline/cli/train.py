@@ -37,11 +37,14 @@ class TrainFlags:
     csv: bool = False  # write metrics.csv too
     tensorboard: bool = False  # write TensorBoard events too
     quiet: bool = False  # print only the result
+    dry_run: bool = False  # say what the run would take, from a second of it, and write nothing
 
 
 def run(words: list[str]) -> int:
     """Train, judge and report."""
     (algorithm, env), rest = positionals(words, ("ALGORITHM", "ENVIRONMENT"), "ridgeline train")
+    if sys.stderr.isatty() and not {"--quiet", "-h", "--help"} & set(rest):
+        print("loading JAX …", end="\r", file=sys.stderr, flush=True)  # the next line takes its place
     device = peek(rest, "--device")
     devices.use_all_cores(device)
 
@@ -49,7 +52,7 @@ def run(words: list[str]) -> int:
 
     ridgeline.start  # noqa: B018  (imports what training needs, and times it)
     from ridgeline.environments import BACKENDS, make
-    from ridgeline.experiments.progress import show
+    from ridgeline.experiments.progress import show, show_forecast
     from ridgeline.experiments.run import resolve
     from ridgeline.types import HostFactory
 
@@ -67,25 +70,27 @@ def run(words: list[str]) -> int:
     default = kind(TrainFlags(chosen.steps, "3" if isinstance(found, HostFactory) else "10"), chosen.algorithm)
     flags: Any = parse(kind, default, f"ridgeline train {algorithm} {env}", rest)
     how: TrainFlags = flags.run
-    training = ridgeline.start(
-        flags.algorithm,
-        found,
-        steps=how.steps,
-        seeds=parse_seeds(how.seeds),
-        evaluations=how.evaluations,
-        evaluation_episodes=how.evaluation_episodes,
-        final_episodes=how.final_episodes,
-        out=how.out,
-        name=how.run,
-        source=env,
-        checkpoint_seconds=how.checkpoint_seconds,
-        checkpoint_steps=how.checkpoint_steps,
-        on_nan=how.on_nan,
-        save_best=how.save_best,
-        compile_cache=how.compile_cache,
-        initial_policy=how.initial_policy,
-        sinks=tuple(name for name in ("csv", "tensorboard") if getattr(how, name)),
-        command=shlex.join(["ridgeline", "train", *words]),
-    )
+    asked: dict[str, Any] = {
+        "steps": how.steps,
+        "seeds": parse_seeds(how.seeds),
+        "evaluations": how.evaluations,
+        "evaluation_episodes": how.evaluation_episodes,
+        "final_episodes": how.final_episodes,
+        "out": how.out,
+        "name": how.run,
+        "source": env,
+        "checkpoint_seconds": how.checkpoint_seconds,
+        "checkpoint_steps": how.checkpoint_steps,
+        "on_nan": how.on_nan,
+        "save_best": how.save_best,
+        "compile_cache": how.compile_cache,
+        "initial_policy": how.initial_policy,
+        "sinks": tuple(name for name in ("csv", "tensorboard") if getattr(how, name)),
+        "command": shlex.join(["ridgeline", "train", *words]),
+    }
+    if how.dry_run:
+        show_forecast(flags.algorithm, ridgeline.forecast(flags.algorithm, found, **asked))
+        return 0
+    training = ridgeline.start(flags.algorithm, found, **asked)
     show(training, how.quiet)
     return 0

@@ -29,6 +29,8 @@ class Preset:
     steps: int
 
 
+LUNAR_LANDERS = ("LunarLander-v3", "LunarLanderContinuous-v3")
+
 PRESETS: dict[tuple[str, str], Preset] = {
     ("ppo", "CartPole-v1"): Preset(
         PPO(
@@ -58,25 +60,56 @@ PRESETS: dict[tuple[str, str], Preset] = {
         ),
         100_000,
     ),
-    ("ppo", "LunarLander-v3"): Preset(
-        PPO(
-            num_envs=16,
-            rollout_length=1024,
-            epochs=8,
-            batch_size=256,
-            gamma=0.999,
-            gae_lambda=0.98,
-            entropy_coef=0.01,
-            learning_rate=1e-3,
-            learning_rate_anneal=1.0,
-            normalise_observations=True,
-            normalise_rewards=True,
-            shared=False,
-        ),
-        1_000_000,
-    ),
+    **{
+        ("ppo", env): Preset(
+            PPO(
+                num_envs=16,
+                rollout_length=1024,
+                epochs=8,
+                batch_size=256,
+                gamma=0.999,
+                gae_lambda=0.98,
+                entropy_coef=0.01,
+                learning_rate=1e-3,
+                learning_rate_anneal=1.0,
+                normalise_observations=True,
+                normalise_rewards=True,
+                shared=False,
+            ),
+            1_000_000,
+        )
+        for env in LUNAR_LANDERS
+    },
     ("pg", "CartPole-v1"): Preset(PG(num_envs=5), 200_000),
     ("vpg", "CartPole-v1"): Preset(VPG(), 200_000),
+    **{
+        ("pg", env): Preset(
+            PG(
+                num_envs=16,
+                rollout_length=1_000,
+                gamma=0.99,
+                standardise=True,
+                learning_rate=3e-3,
+                normalise_observations=True,
+            ),
+            1_000_000,
+        )
+        for env in LUNAR_LANDERS
+    },
+    **{
+        ("vpg", env): Preset(
+            VPG(
+                num_envs=16,
+                rollout_length=1_000,
+                gae_lambda=0.97,
+                learning_rate=3e-3,
+                value_updates=40,
+                normalise_observations=True,
+            ),
+            1_000_000,
+        )
+        for env in LUNAR_LANDERS
+    },
     **{
         (name, "Pendulum-v1"): Preset(
             dataclasses.replace(
@@ -114,6 +147,50 @@ PRESETS: dict[tuple[str, str], Preset] = {
         ),
         100_000,
     ),
+    ("ppo", "MountainCar-v0"): Preset(
+        PPO(
+            num_envs=16,
+            rollout_length=128,
+            epochs=10,
+            batch_size=256,
+            gae_lambda=0.98,
+            learning_rate=1e-3,
+            learning_rate_anneal=1.0,
+            normalise_observations=True,
+            # Every reward is −1 until the car happens on the hill: scaled, V keeps up with them.
+            normalise_rewards=True,
+        ),
+        1_000_000,
+    ),
+    ("trpo", "MountainCar-v0"): Preset(
+        TRPO(
+            num_envs=16,
+            rollout_length=64,
+            gae_lambda=0.95,
+            value_epochs=20,
+            normalise_observations=True,
+            normalise_rewards=True,
+        ),
+        500_000,
+    ),
+    **{
+        ("trpo", env): Preset(
+            TRPO(
+                num_envs=16,
+                rollout_length=256,
+                gamma=0.999,
+                gae_lambda=0.98,
+                max_kl=0.02,
+                batch_size=256,
+                learning_rate=1e-3,
+                value_epochs=20,
+                normalise_observations=True,
+                normalise_rewards=True,
+            ),
+            1_000_000,
+        )
+        for env in LUNAR_LANDERS
+    },
     ("dqn", "CartPole-v1"): Preset(
         DQN(
             num_envs=8,
@@ -174,6 +251,30 @@ PRESETS: dict[tuple[str, str], Preset] = {
         ),
         200_000,
     ),
+    ("ac", "Pendulum-v1"): Preset(
+        AC(
+            num_envs=4,
+            gamma=0.98,
+            critics=2,
+            reparameterised=True,
+            temperature=0.05,
+            replay=Replay(capacity=100_000, batch_size=100, warmup=1_000, updates=2),
+        ),
+        100_000,
+    ),
+    ("sac", "CartPole-v1"): Preset(
+        SAC(
+            num_envs=8,
+            rollout_length=4,
+            next_action="expected",
+            gradient_action="expected",
+            learning_rate=2e-3,
+            learning_rate_anneal=1.0,
+            normalise_observations=True,
+            replay=Replay(capacity=200_000, batch_size=64, warmup=1_000, updates=8, window=5),
+        ),
+        100_000,
+    ),
     ("sac", "Pendulum-v1"): Preset(
         SAC(
             num_envs=1,
@@ -183,6 +284,55 @@ PRESETS: dict[tuple[str, str], Preset] = {
             replay=Replay(capacity=20_000, batch_size=128, warmup=500, updates=1),
         ),
         20_000,
+    ),
+    ("ac", "LunarLander-v3"): Preset(
+        AC(
+            num_envs=8,
+            next_action="expected",
+            gradient_action="expected",
+            critics=2,
+            temperature=0.03,
+            normalise_observations=True,
+            replay=Replay(capacity=300_000, batch_size=128, warmup=5_000, updates=4, window=3),
+        ),
+        300_000,
+    ),
+    ("sac", "LunarLander-v3"): Preset(
+        SAC(
+            num_envs=8,
+            next_action="expected",
+            gradient_action="expected",
+            learning_rate=1e-3,
+            normalise_observations=True,
+            replay=Replay(capacity=300_000, batch_size=128, warmup=5_000, updates=4, window=3),
+        ),
+        300_000,
+    ),
+    **{
+        (name, "LunarLanderContinuous-v3"): Preset(
+            dataclasses.replace(
+                record,
+                num_envs=8,
+                normalise_observations=True,
+                replay=Replay(capacity=300_000, batch_size=128, warmup=5_000, updates=4),
+            ),
+            300_000,
+        )
+        for name, record in (
+            ("ac", AC(critics=2, reparameterised=True, temperature=0.03)),
+            ("sac", SAC(learning_rate=1e-3)),
+            ("ddpg", DDPG()),
+            ("td3", TD3()),
+            ("naf", NAF(noise_scale=0.3)),
+        )
+    },
+    ("qsearch", "LunarLanderContinuous-v3"): Preset(
+        QSearch(
+            num_envs=8,
+            normalise_observations=True,
+            replay=Replay(capacity=100_000, batch_size=100, warmup=2_000, updates=2, window=3),
+        ),
+        100_000,
     ),
 }
 

@@ -15,14 +15,16 @@ from ridgeline.environments.host import notes_of
 from ridgeline.errors import Stopped, UsageError
 from ridgeline.experiments.compile_cache import keep_compilations
 from ridgeline.experiments.finished import Run
+from ridgeline.experiments.forecast import Forecast
 from ridgeline.experiments.interrupts import Interrupts
 from ridgeline.experiments.run import play_policies
-from ridgeline.experiments.training import Training, algorithm_name
+from ridgeline.experiments.settings import algorithm_name
+from ridgeline.experiments.training import Training
 from ridgeline.report.result import read_result, summary
 from ridgeline.report.statistics import bootstrap_interval, interquartile_mean
-from ridgeline.report.text import duration
+from ridgeline.report.text import counted, duration, rate, size
 from ridgeline.training import loop
-from ridgeline.types import HostFactory
+from ridgeline.types import Algorithm, HostFactory
 
 _PLAIN_LINES = 10
 
@@ -66,6 +68,27 @@ def show(training: Training, quiet: bool) -> Run:
             raise
     _final_table(run)
     return run
+
+
+def show_forecast(algorithm: Algorithm[Any, Any], found: Forecast) -> None:
+    """What a run would take, a line for each thing; on standard output, since it is what was asked for."""
+    seeds = counted(found.seeds, "seed")
+    state, rollout = (size(found.seed_bytes[name]) for name in ("state", "rollout"))
+    environments = counted(algorithm.num_envs, "environment")
+    whole = found.compile_seconds + found.run_seconds + found.evaluation_seconds
+    for name, *text in (
+        ("device", found.device, f", {found.devices} of them sharing the seeds" if found.devices > 1 else ""),
+        ("memory", size(found.bytes), f" of {size(found.there_bytes)}" if found.there_bytes else ""),
+        ("", f"{seeds} × (state {state} + rollout of {environments} {rollout})"),
+        ("", f"this process, all included: {size(found.process_bytes)}" if found.process_bytes else ""),
+        ("compile", duration(found.compile_seconds)),
+        ("train", f"{duration(found.run_seconds)}: {seeds} × {found.steps:,} steps"),
+        ("", f"{rate(found.steps_per_second)}, measured over {found.calibrated:,} steps of each seed"),
+        ("evaluate", duration(found.evaluation_seconds)),
+        ("whole", f"{duration(whole)}; nothing was written"),
+    ):
+        if any(text):
+            print(f"{name:<9} {''.join(text)}")
 
 
 def show_finished(run: Run) -> None:

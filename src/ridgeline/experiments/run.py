@@ -25,16 +25,13 @@ from ridgeline.experiments.checkpoint import Checkpoints
 from ridgeline.experiments.compile_cache import keep_compilations
 from ridgeline.experiments.config import KEPT, read_config, record_from_json, spec_from_json, write_config
 from ridgeline.experiments.finished import Run
+from ridgeline.experiments.forecast import Forecast
+from ridgeline.experiments.forecast import forecast as measure
 from ridgeline.experiments.interrupts import Interrupts
 from ridgeline.experiments.policy import Policy
 from ridgeline.experiments.presets import Preset, preset
-from ridgeline.experiments.training import (
-    FINAL_EPISODES,
-    FINAL_SEED,
-    Settings,
-    Training,
-    algorithm_name,
-)
+from ridgeline.experiments.settings import FINAL_EPISODES, FINAL_SEED, Settings, algorithm_name
+from ridgeline.experiments.training import Training
 from ridgeline.report.result import read_result
 from ridgeline.training.devices import seed_mesh
 from ridgeline.training.evaluation import Episodes, evaluate_compiled, evaluate_hosted
@@ -80,15 +77,39 @@ def start(
     *,
     steps: int | None = None,
     seeds: int | Sequence[int] | None = None,
-    backend: str | None = None,
-    env_timeout: float | int | None = None,
     compile_cache: bool = True,
     **settings: Any,
 ) -> Training:
-    """What `train` runs, to be iterated over by hand. `env_timeout`: see `make`.
+    """What `train` runs, to be iterated over by hand. Further keywords are `env_timeout` (see `make`) and those of
+    `Settings`.
 
     `compile_cache`: what is compiled is kept for the next process (see `compile_cache`).
     """
+    training = Training(*_asked(algorithm, env, steps, seeds, **settings))
+    training.notes += keep_compilations() if compile_cache else ()
+    return training
+
+
+def forecast(
+    algorithm: str | Algorithm[Any, Any], env: Any, *, compile_cache: bool = True, **asked: Any
+) -> Forecast:
+    """What `train` with the same arguments would take, from a second of it; nothing is written."""
+    found = _asked(algorithm, env, **asked)
+    if compile_cache:
+        keep_compilations()
+    return measure(*found)
+
+
+def _asked(
+    algorithm: str | Algorithm[Any, Any],
+    env: Any,
+    steps: int | None = None,
+    seeds: int | Sequence[int] | None = None,
+    backend: str | None = None,
+    env_timeout: float | int | None = None,
+    **settings: Any,
+) -> tuple[Algorithm[Any, Any], Found, Settings]:
+    """The record, the environment and the settings that the arguments of `start` come to."""
     if isinstance(algorithm, str):
         by_name(algorithm)  # a misspelt name is said before an environment is built
     source = env if isinstance(env, str) else None
@@ -105,10 +126,11 @@ def start(
         raise UsageError(f"no setting {sorted(unknown)[0]!r}: hyper-parameters go into the algorithm's record")
     options = {"out": Path("runs"), "source": source} | settings
     options["out"] = Path(options["out"])
-    asked = Settings(chosen.steps if steps is None else steps, tuple(seeds), backend, **options)
-    training = Training(chosen.algorithm, found, asked)
-    training.notes += keep_compilations() if compile_cache else ()
-    return training
+    return (
+        chosen.algorithm,
+        found,
+        Settings(chosen.steps if steps is None else steps, tuple(seeds), backend, **options),
+    )
 
 
 def resolve(algorithm: str | Algorithm[Any, Any], env: Found) -> Preset:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import math
-import os
 import platform
 import time
 import uuid
@@ -28,45 +27,19 @@ from ridgeline.experiments.finished import Run
 from ridgeline.experiments.interrupts import Interrupts
 from ridgeline.experiments.lock import Lock
 from ridgeline.experiments.policy import Policy
+from ridgeline.experiments.settings import FINAL_SEED, Settings, algorithm_name, backend_name, planned
 from ridgeline.experiments.sinks import JsonLines, Sink, check_sinks, open_sinks
 from ridgeline.experiments.standing import Facts, standing
 from ridgeline.experiments.warm_start import begin_from, origin
 from ridgeline.report import page, statistics
 from ridgeline.training.compilation import compiling_seconds
 from ridgeline.training.evaluation import Episodes
-from ridgeline.training.loop import Plan, Position, Progress, iterate
-from ridgeline.training.runner import Runner, check_environment, make_runner, prepare, required_bytes
+from ridgeline.training.loop import Position, Progress, iterate
+from ridgeline.training.runner import Runner, make_runner
 from ridgeline.training.summary import learned
-from ridgeline.types import Algorithm, HostFactory
+from ridgeline.types import Algorithm
 
-FINAL_EPISODES = 100
-# Starts of the final evaluation; those of evaluations on the way come from Plan.evaluation_seed.
-FINAL_SEED = 2_000_003
 MOST_ROLLBACKS = 3
-# More have no place in a checkpoint's manifest: see the bounds of JSON in safe.py.
-MOST_SEEDS = 1024
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How a run is run; nothing here changes what is learned from a step."""
-
-    steps: int  # environment steps for each seed, rounded up to whole iterations
-    seeds: tuple[int, ...]
-    backend: str | None = None
-    evaluations: int = 10  # evaluations on the way, evenly spaced; 0 for none
-    evaluation_episodes: int = 10  # greedy episodes in each of them
-    final_episodes: int = FINAL_EPISODES  # greedy episodes that judge the final policy of each seed
-    out: Path = Path("runs")
-    name: str | None = None
-    sinks: tuple[str, ...] = ()  # beside metrics.jsonl: csv, tensorboard
-    source: str | None = None  # how the environment was named, `module:Id` included
-    initial_policy: Policy | str | Path | None = None  # what training starts from, or the file of it
-    command: str | None = None  # the command line that asked for this run
-    checkpoint_seconds: float = 300.0  # save the state when so long has passed; 0: not by time
-    checkpoint_steps: int = 0  # save it after every so many steps of a seed; 0: not by steps
-    on_nan: str = "stop"  # what to do where learning breaks: stop, or rollback to the last checkpoint
-    save_best: bool = False  # keep each seed's best policy, by its evaluations, beside the final one
 
 
 class Training:
@@ -89,24 +62,10 @@ class Training:
         resumed: tuple[Path, dict[str, Any]] | None = None,
     ) -> None:
         self.settings, self.env, self.record = settings, env, algorithm
-        self.algorithm = prepare(algorithm)
-        _check(settings)
         check_sinks(settings.sinks)
-        if not isinstance(env, HostFactory):
-            check_environment(env)
-        algorithm.check(env.spec)
-        self.plan = Plan.of(
-            algorithm,
-            settings.steps,
-            evaluations=settings.evaluations,
-            evaluation_episodes=settings.evaluation_episodes,
-            checkpoint_steps=settings.checkpoint_steps,
-        )
+        self.algorithm, self.plan = planned(algorithm, env, settings)
         start_from = settings.initial_policy
         self._origin = None if start_from is None else origin(start_from, self.record, env.spec)
-        _check_memory(required_bytes(self.algorithm, env.spec, len(settings.seeds)))
-        if self.plan.iterations >= 2**31:
-            raise UsageError(f"{settings.steps} steps are {self.plan.iterations} iterations: at most 2³¹ − 1")
         self.interrupts = Interrupts()  # entered by whoever wants signals to be obeyed
         self.notes: list[str] = []  # lines for whoever watches, said with the next progress
         self.seconds = {"import": ridgeline.import_seconds, "compile": 0.0, "run": 0.0}
@@ -169,7 +128,7 @@ class Training:
                 for sink in self._sinks:
                     sink.write(progress.rows)
                 if progress.rows:
-                    self._last_good = jax.device_get(self.runner.policies), progress.steps
+                    self._last_good = self.runner.policies, progress.steps
                 if progress.evaluation is not None:
                     self._judge(progress.evaluation, progress.steps)
                 progress.position.judge(progress.rows)
@@ -254,7 +213,7 @@ class Training:
             self.save()
         kept = (now, self.steps_done) if finite else self._last_good
         if kept is not None and kept[1]:
-            self.save_policies(*kept)
+            self.save_policies(jax.device_get(kept[0]), kept[1])
             page.write(self.folder)
 
     @property
@@ -406,53 +365,6 @@ class Training:
             "spec": spec_to_json(self.env.spec),
             "machine": {"platform": platform.platform(), "python": platform.python_version(), **fingerprint()},
         }
-
-
-def algorithm_name(algorithm: Algorithm[Any, Any]) -> str:
-    """The name of a record's algorithm."""
-    return type(algorithm).__name__.lower()
-
-
-def backend_name(env: Found) -> str:
-    """What steps the environment."""
-    return env.backend if isinstance(env, HostFactory) else "jax"
-
-
-def _check(settings: Settings) -> None:
-    if settings.steps < 1:
-        raise UsageError(f"steps is {settings.steps}: it must be at least 1")
-    if settings.steps > 10**15:
-        raise UsageError(f"steps is {settings.steps}: no machine gets so far, the most is 10¹⁵")
-    if settings.name is not None and Path(settings.name).name != settings.name:
-        raise UsageError(f"run {settings.name!r} is not a plain folder name: give the folder with --out")
-    if not settings.seeds:
-        raise UsageError("no seeds: give at least one")
-    if len(settings.seeds) > MOST_SEEDS:
-        raise UsageError(f"{len(settings.seeds):,} seeds: a run has at most {MOST_SEEDS:,}, so start several")
-    if len(set(settings.seeds)) < len(settings.seeds):
-        raise UsageError(f"seeds {settings.seeds} repeat: each may stand once")
-    if settings.on_nan not in ("stop", "rollback"):
-        raise UsageError(f"on_nan is {settings.on_nan!r}: choose stop or rollback")
-    if not 0 <= settings.checkpoint_seconds < math.inf:
-        raise UsageError(f"checkpoint_seconds is {settings.checkpoint_seconds}: it must be at least 0")
-    for name in ("evaluations", "evaluation_episodes", "final_episodes", "checkpoint_steps"):
-        low = 1 if name.endswith("episodes") else 0
-        if getattr(settings, name) < low:
-            raise UsageError(f"{name} is {getattr(settings, name)}: it must be at least {low}")
-    for seed in settings.seeds:
-        if not 0 <= seed < 2**32:
-            raise UsageError(f"seed {seed}: it must be from 0 to 2³² − 1")
-
-
-def _check_memory(needed: int) -> None:
-    if jax.default_backend() != "cpu" or not hasattr(os, "sysconf"):
-        return
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
-        raise UsageError(
-            f"the run needs at least {needed / 2**30:.1f} GiB and this machine has {there / 2**30:.1f} GiB: "
-            "lower num_envs, rollout_length, capacity, hidden or the number of seeds"
-        )
 
 
 def _new_folder(settings: Settings, algorithm: str, env: str) -> Path:

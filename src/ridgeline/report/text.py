@@ -43,6 +43,15 @@ def rate(per_second: float | int) -> str:
     return f"{float(f'{per_second:.3g}'):,.{0 if per_second >= 100 else 1}f} steps/s"
 
 
+def size(count: int) -> str:
+    """Bytes to three significant digits: 512 bytes, 3.4 MiB, 1.25 GiB."""
+    if count < 1024:
+        return counted(count, "byte")
+    power = min(int(math.log2(count) // 10), 4)
+    value = float(f"{count / 2 ** (10 * power):.3g}")
+    return f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f} {'KMGT'[power - 1]}iB"
+
+
 def counted(number: int, noun: str) -> str:
     """A number and what it counts: 1 seed, 1,000 seeds."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")

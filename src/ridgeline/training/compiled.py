@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree, UInt
 
 from ridgeline.environments.base import Running, advance, start_episodes, where_ended
 from ridgeline.training.devices import over_seeds
@@ -52,11 +52,15 @@ def begin_carry(algorithm: Algorithm[Any, Any], spec: EnvSpec) -> PyTree[Array]:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (algorithm.num_envs, *x.shape)), algorithm.begin(spec))
 
 
+def row_keys(act_key: PRNGKeyArray, row: Int[Array, ""], num_envs: int) -> Key[Array, "N"]:
+    """The keys that one row's actions are drawn with."""
+    return jax.random.split(jax.random.fold_in(act_key, row), num_envs)
+
+
 def act_everywhere(
-    algorithm: Algorithm[Any, Any], key: PRNGKeyArray, policy: Any, carry: Any, obs: Obs, steps: Steps
+    algorithm: Algorithm[Any, Any], keys: Key[Array, "N"], policy: Any, carry: Any, obs: Obs, steps: Steps
 ) -> tuple[Action, Any]:
     """One exploring action for each of N environments."""
-    keys = jax.random.split(key, algorithm.num_envs)
     return jax.vmap(algorithm.act, (0, None, 0, 0, None))(keys, policy, carry, obs, steps)
 
 
@@ -66,6 +70,15 @@ def iteration_keys(seed_key: PRNGKeyArray, iteration: Int[Array, ""]) -> tuple[P
     return act_key, update_key
 
 
+class Finished(NamedTuple):
+    """Column by column [N], so far: steps of the run, episodes that ended, sums of their returns and lengths."""
+
+    steps: Int[Array, "N"]
+    episodes: Int[Array, "N"]
+    returns: Float[Array, "N"]
+    lengths: Int[Array, "N"]
+
+
 class Rows(NamedTuple):
     """What goes on while a rollout is gathered: `live` columns still play an episode that counts."""
 
@@ -73,15 +86,7 @@ class Rows(NamedTuple):
     carry: PyTree[Array]
     total: Float[Array, "N"]
     live: Bool[Array, "N"]
-
-
-class Finished(NamedTuple):
-    """Row by row and column by column [N]: whether it was a step of the run, and the episodes that ended."""
-
-    steps: Bool[Array, "N"]
-    episodes: Bool[Array, "N"]
-    returns: Float[Array, "N"]
-    lengths: Int[Array, "N"]
+    finished: Finished
 
 
 def iterate(
@@ -91,35 +96,37 @@ def iterate(
     act_key, update_key = iteration_keys(lane.key, steps.iteration)
     policy, fresh_carry = algorithm.policy(lane.state), begin_carry(algorithm, env.spec)
     last = algorithm.rollout_length - 1
-    everyone = jnp.ones(algorithm.num_envs, bool)
+    none, zeros = jnp.zeros(algorithm.num_envs, jnp.int32), jnp.zeros(algorithm.num_envs)
+    everyone, nothing = jnp.ones(algorithm.num_envs, bool), Finished(none, none, zeros, none)
 
-    def row(at: Rows, t: Int[Array, ""]) -> tuple[Rows, tuple[Transition, Finished]]:
+    def row(at: Rows, t: Int[Array, ""]) -> tuple[Rows, Transition]:
         now = steps._replace(taken=steps.taken + t * algorithm.num_envs)
-        key = jax.random.fold_in(act_key, t)
-        action, carry = act_everywhere(algorithm, key, policy, at.carry, at.running.obs, now)
+        keys = row_keys(act_key, t, algorithm.num_envs)
+        action, carry = act_everywhere(algorithm, keys, policy, at.carry, at.running.obs, now)
         after, step = advance(env, at.running, action)
         if algorithm.fresh:
             step = step._replace(truncated=step.truncated | (t == last))
         x = Transition(at.running.obs, action, step.reward, step.next_obs, step.terminated, step.truncated)
         total, length = at.total + step.reward, at.running.elapsed + 1
         counted = x.ended & at.live
-        finished = Finished(at.live, counted, jnp.where(counted, total, 0), jnp.where(counted, length, 0))
+        each = Finished(at.live, counted, jnp.where(counted, total, 0), jnp.where(counted, length, 0))
+        finished = Finished(*map(jnp.add, at.finished, each))
         carry = where_ended(x.ended, fresh_carry, carry)
         live = at.live & ~x.ended if algorithm.fresh else at.live
-        return Rows(after, carry, jnp.where(x.ended, 0, total), live), (x, finished)
+        return Rows(after, carry, jnp.where(x.ended, 0, total), live, finished), x
 
     if algorithm.fresh:
         # Episodes are numbered by the iteration, whatever columns do behind their ends.
         running = start_episodes(env, lane.running.key, jnp.full(algorithm.num_envs, steps.iteration))
-        begun = Rows(running, fresh_carry, jnp.zeros(algorithm.num_envs), everyone)
-        end, (transitions, finished) = gather_until_dead(row, begun, algorithm.rollout_length)
+        begun = Rows(running, fresh_carry, zeros, everyone, nothing)
+        end, transitions = gather_until_dead(row, begun, algorithm.rollout_length)
         first_carry = fresh_carry
     else:
-        begun = Rows(lane.running, lane.carry, lane.episode_return, everyone)
-        end, (transitions, finished) = jax.lax.scan(row, begun, jnp.arange(algorithm.rollout_length))
+        begun = Rows(lane.running, lane.carry, lane.episode_return, everyone, nothing)
+        end, transitions = jax.lax.scan(row, begun, jnp.arange(algorithm.rollout_length))
         first_carry = lane.carry
     state, metrics = algorithm.update(update_key, lane.state, Rollout(transitions, first_carry), steps)
-    sums = Finished(*map(jnp.sum, finished))
+    sums = Finished(*map(jnp.sum, end.finished))
     clock = None if lane.clock is None else (lane.clock[0] + sums.steps, lane.clock[1] + 1)
     lane = Lane(lane.key, state, end.running, end.carry, end.total, clock)
     return lane, summarise(metrics, *sums)

@@ -1,11 +1,21 @@
 """Seeds on a leading axis, shared out over the devices."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
+
+# For small programs: else the CPU's runtime hands tiny kernels round its threads, and waits for each.
+# Another XLA may not know the option, and would refuse it.
+IN_ORDER: dict[str, Any] | None = (
+    {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+    if (0, 12) <= jax.__version_info__ < (0, 13)
+    else None
+)
 
 
 def seed_mesh(num_seeds: int) -> Mesh:
@@ -26,6 +36,12 @@ def map_seeds[*Each](function: Callable[[*Each], Any], *each: *Each) -> Any:
     if jax.default_backend() == "cpu":
         return jax.lax.map(lambda one: function(*one), each)
     return jax.vmap(function)(*each)
+
+
+@partial(jax.jit, static_argnames="count")
+def copy_seeds[Tree](tree: Tree, *, count: int) -> Tree:
+    """The first seeds of every leaf, in one dispatch: copies, since what is trained is given to the next chunk."""
+    return jax.tree.map(lambda x: jnp.copy(x[:count]), tree)
 
 
 def over_seeds(function: Callable[..., Any], mesh: Mesh, each: tuple[Any, ...], shared: Any) -> Any:

@@ -7,12 +7,13 @@ acts. The functions inside the calls are the compiled runner's own, with the sam
 import math
 from collections import deque
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import PyTreeDef
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree, UInt
 
 from ridgeline.environments.base import where_ended
@@ -24,11 +25,12 @@ from ridgeline.training.compiled import (
     begin_carry,
     iteration_keys,
     key_for,
+    row_keys,
 )
-from ridgeline.training.devices import map_seeds
+from ridgeline.training.devices import IN_ORDER, map_seeds
 from ridgeline.training.evaluation import Episodes, episode_seeds, evaluate_hosted, merge_rows
 from ridgeline.training.replaying import replay
-from ridgeline.training.snapshot import Leaf, Saved, fork_keys, keyed, plain
+from ridgeline.training.snapshot import Leaf, Saved, Stacked, fork_keys, keyed, plain
 from ridgeline.training.summary import Summary, is_broken, summarise
 from ridgeline.types import (
     Action,
@@ -48,89 +50,108 @@ LONGEST_REPLAY = 100_000
 
 
 @partial(jax.jit, static_argnames="spec")
-def begin(
-    algorithm: Algorithm[Any, Any], seeds: UInt[Array, "S"], *, spec: EnvSpec
-) -> tuple[Key[Array, "S"], Any]:
-    """Every seed's key and state before its first step."""
-    keys = jax.vmap(jax.random.key)(seeds)
-    return keys, map_seeds(lambda key: algorithm.init(key_for(key, "init"), spec), keys)
+def begin(algorithm: Algorithm[Any, Any], seed: UInt[Array, ""], *, spec: EnvSpec) -> tuple[PRNGKeyArray, Any]:
+    """A seed's key and state before its first step."""
+    key = jax.random.key(seed)
+    return key, algorithm.init(key_for(key, "init"), spec)
 
 
-def of_seeds(
-    algorithm: Algorithm[Any, Any], function: Callable[..., Any], steps: Steps, *each: PyTree[Array]
-) -> Any:
-    """`function(steps, *one)` of every seed; where rollouts are whole episodes, each has steps of its own."""
-    if algorithm.fresh:
-        return map_seeds(lambda own, *one: function(own, *one), steps, *each)
-    return map_seeds(lambda *one: function(steps, *one), *each)
+class Layout:
+    """How the arrays of a call are put together, one object for each way, so that compiled code is found at once.
+
+    Calls take and return lists of arrays: to flatten records of modules takes Python as long as to step a game.
+    """
+
+    def __init__(self, fixed: PyTreeDef, state: PyTreeDef, spec: EnvSpec) -> None:
+        self.fixed, self.state, self.spec = fixed, state, spec
+        self.policies: PyTreeDef | None = None  # once `gather_policies` is traced
+        self.summary: PyTreeDef | None = None  # once `learn` is traced
 
 
-@partial(jax.jit, static_argnames="spec")
+layout_of = cache(Layout)
+
+
+@partial(jax.jit, static_argnames="layout", compiler_options=IN_ORDER)
+def gather_policies(fixed: list[Array], states: list[list[Array]], *, layout: Layout) -> list[Array]:
+    """What acts of every seed; leading axis: seeds."""
+    algorithm, _ = jax.tree.unflatten(layout.fixed, fixed)
+    policies = [algorithm.policy(jax.tree.unflatten(layout.state, state)) for state in states]
+    leaves, layout.policies = jax.tree.flatten(jax.tree.map(lambda *x: jnp.stack(x), *policies))
+    return leaves
+
+
+@partial(jax.jit, static_argnames="layout", compiler_options=IN_ORDER)
 def act(
-    algorithm: Algorithm[Any, Any],
-    keys: Key[Array, "S"],
-    policies: PyTree[Array],
+    fixed: list[Array],
+    policies: list[Array],
     carry: Carry,
     ended: Bool[Array, "S N"],
     obs: Obs,
     steps: Steps,
     row: Int[Array, ""],
     *,
-    spec: EnvSpec,
+    layout: Layout,
 ) -> tuple[Action, Carry, Carry]:
     """Exploring actions [S, N] of every seed's policy; the carry before them and after.
 
     `ended` tells where the previous row ended an episode: there the carry starts anew.
     """
+    algorithm, keys = jax.tree.unflatten(layout.fixed, fixed)
 
     def one_seed(steps: Steps, key: PRNGKeyArray, policy: Any, carry: Carry, ended: Array, obs: Obs) -> Any:
         now = steps._replace(taken=steps.taken + row * algorithm.num_envs)
-        before = where_ended(ended, begin_carry(algorithm, spec), carry)
-        act_key = jax.random.fold_in(iteration_keys(key, steps.iteration)[0], row)
-        action, after = act_everywhere(algorithm, act_key, policy, before, obs, now)
+        before = where_ended(ended, begin_carry(algorithm, layout.spec), carry)
+        keys = row_keys(iteration_keys(key, steps.iteration)[0], row, algorithm.num_envs)
+        action, after = act_everywhere(algorithm, keys, policy, before, obs, now)
         return action, before, after
 
     by_seed = jax.tree.map(lambda x: x.reshape(*ended.shape, *x.shape[1:]), obs)
-    return of_seeds(algorithm, one_seed, steps, keys, policies, carry, ended, by_seed)
+    each = (keys, jax.tree.unflatten(layout.policies, policies), carry, ended, by_seed)
+    if algorithm.fresh:
+        return map_seeds(one_seed, steps, *each)
+    return map_seeds(lambda *one: one_seed(steps, *one), *each)
 
 
-@partial(jax.jit, donate_argnames="states")
+@partial(jax.jit, static_argnames="layout", donate_argnames="state", compiler_options=IN_ORDER)
 def learn(
-    algorithm: Algorithm[Any, Any],
-    keys: Key[Array, "S"],
-    states: PyTree[Array],
+    fixed: list[Array],
+    state: list[Array],
+    seed: Int[Array, ""],
     rows: Transition,
     carry: Carry,
-    finished: Float[Array, "4 S"],
+    finished: Float[Array, "4"],
     steps: Steps,
-    learning: Bool[Array, "S"],
-) -> tuple[Any, Summary]:
-    """One update of every seed that is `learning`, from the rows [T, S · N] of one rollout."""
+    learning: Bool[Array, ""],
+    *,
+    layout: Layout,
+) -> tuple[list[Array], Float[Array, "K"]]:
+    """One update of the seed of that number, if it is `learning`, from its rows [T, N]; and its summary.
 
-    def one_seed(
-        steps: Steps, key: PRNGKeyArray, state: Any, x: Transition, carry: Carry, finished: Array, learning: Array
-    ) -> Any:
-        update_key = iteration_keys(key, steps.iteration)[1]
-        after, metrics = algorithm.update(update_key, state, Rollout(x, carry), steps)
-        summary = summarise(metrics, *finished)._replace(broken=is_broken(after))
-        if not algorithm.fresh:
-            return after, summary
-        kept = jax.tree.map(lambda new, old: jnp.where(learning, new, old), after, state)
-        return kept, jax.tree.map(lambda x: jnp.where(learning, x, 0), summary)
+    Each seed is called for by itself, so that its memory is written where it lies.
+    """
+    algorithm, keys = jax.tree.unflatten(layout.fixed, fixed)
+    carry = jax.tree.map(lambda x: x[seed], carry)
+    if algorithm.fresh:
+        steps = jax.tree.map(lambda x: x[seed], steps)
+    before = jax.tree.unflatten(layout.state, state)
+    update_key = iteration_keys(keys[seed], steps.iteration)[1]
+    after, metrics = algorithm.update(update_key, before, Rollout(rows, carry), steps)
+    summary = summarise(metrics, *finished)._replace(broken=is_broken(after))
+    if algorithm.fresh:
+        after = jax.tree.map(lambda new, old: jnp.where(learning, new, old), after, before)
+        summary = jax.tree.map(lambda x: jnp.where(learning, x, 0), summary)
+    numbers, layout.summary = jax.tree.flatten(summary)
+    return jax.tree.leaves(after), jnp.stack(numbers)
 
-    seeds = keys.shape[0]
-    by_seed = jax.tree.map(lambda x: x.reshape(x.shape[0], seeds, -1, *x.shape[2:]).swapaxes(0, 1), rows)
-    return of_seeds(algorithm, one_seed, steps, keys, states, by_seed, carry, finished.T, learning)
 
-
-@jax.jit
-def cut_memories(states: PyTree[Array], columns: Bool[Array, "S N"]) -> Any:
-    """Every seed's state with what its memories hold of those columns' running episodes truncated."""
+@partial(jax.jit, donate_argnames="state")
+def cut_memories(state: PyTree[Array], columns: Bool[Array, "N"]) -> Any:
+    """A seed's state with what its memories hold of those columns' running episodes truncated."""
 
     def one(x: Any) -> Any:
-        return jax.vmap(Memory.cut)(x, columns) if isinstance(x, Memory) else x
+        return x.cut(columns) if isinstance(x, Memory) else x
 
-    return jax.tree.map(one, states, is_leaf=lambda x: isinstance(x, Memory))
+    return jax.tree.map(one, state, is_leaf=lambda x: isinstance(x, Memory))
 
 
 class Hosted:
@@ -159,7 +180,8 @@ class Hosted:
         self.restored = 0  # how often
         self.approximate: str | None = None
         if saved is None:
-            self.keys, self.states = begin(algorithm, np.asarray(seeds, np.uint32), spec=env.spec)
+            each = [begin(algorithm, np.uint32(seed), spec=env.spec) for seed in seeds]
+            self._hold(jnp.stack([key for key, _ in each]), [state for _, state in each])
             self.obs = jax.tree.map(np.array, env.reset(self._episode_seeds(), np.ones(env.num_envs, bool)))
         else:
             self._restore(saved)
@@ -177,13 +199,28 @@ class Hosted:
                 taken = iteration * self.algorithm.num_envs * self.algorithm.rollout_length
                 steps = Steps(np.asarray(taken, float), np.asarray(total, float), np.asarray(iteration, np.int32))
             steps = jax.tree.map(lambda x: x.astype(jax.dtypes.canonicalize_dtype(x.dtype)), steps)
+            # To put it there takes longer than to hand it over once, and less than to do so for every row.
+            steps = jax.device_put(steps) if self.algorithm.rollout_length > 4 else steps
             summaries.append(self._iterate(steps, learning))
-        return jax.tree.map(lambda *x: np.sum(x, 0), *summaries)
+        assert self._layout.summary is not None
+        numbers = np.sum(jax.device_get(summaries), 0)
+        return jax.tree.unflatten(self._layout.summary, numbers.T)
+
+    @property
+    def states(self) -> PyTree[Array]:
+        """The algorithm's state of every seed; leading axis: seeds. All of it is copied."""
+        return jax.tree.map(lambda *x: jnp.stack(x), *self._each_state())
+
+    @property
+    def keys(self) -> Key[Array, "S"]:
+        """The key of every seed."""
+        return jax.tree.unflatten(self._layout.fixed, self._fixed)[1]
 
     @property
     def policies(self) -> PyTree[Array]:
-        """What acts, of every seed; leading axis: seeds."""
-        return self.algorithm.policy(self.states)
+        """What acts now, of every seed; leading axis: seeds. It stays what it is while training goes on."""
+        leaves = gather_policies(self._fixed, self._states, layout=self._layout)
+        return jax.tree.unflatten(self._layout.policies, leaves)
 
     def evaluate(self, seed: int, episodes: int) -> Episodes:
         """Greedy episodes [S, E], from starts that `seed` decides."""
@@ -192,16 +229,17 @@ class Hosted:
     def snapshot(self) -> PyTree[Leaf]:
         """States, episodes, and what was done in those that run."""
         actions = np.stack(self.actions) if self.actions else self._no_actions()
-        found = self._held() | {"keys": self.keys, "states": self.states, "obs": self.obs, "actions": actions}
-        return jax.tree.map(Leaf, plain(found))
+        found = self._held() | {"keys": self.keys, "obs": self.obs, "actions": actions}
+        states = jax.tree.map(lambda *x: Stacked(x), *map(plain, self._each_state()))
+        return jax.tree.map(Leaf, plain(found)) | {"states": states}
 
     def fork(self, number: int) -> None:
         """Go on with other random numbers: those of the fork of that number."""
-        self.keys = fork_keys(self.keys, np.uint32(number))
+        self._hold(fork_keys(self.keys, np.uint32(number)), self._each_state())
 
     def change(self, function: Callable[[PyTree[Array]], PyTree[Array]]) -> None:
         """Put what a function makes of the states [S, ...] in their place."""
-        self.states = function(self.states)
+        self._hold(self.keys, self._apart(function(self.states)))
 
     def compile(self, episodes: int) -> None:
         """Nothing: what a host runs is compiled when it is first called."""
@@ -210,9 +248,23 @@ class Hosted:
         """Close the environments."""
         self.env.close()
 
-    def _iterate(self, steps: Steps, learning: np.ndarray) -> Summary:
-        policies = self.algorithm.policy(self.states)
+    def _hold(self, keys: Key[Array, "S"], states: list[Any]) -> None:
+        """Take those as every seed's, as the lists of arrays that calls take."""
+        self._fixed, fixed = jax.tree.flatten((jax.device_put(self.algorithm), keys))
+        self._states = [jax.tree.leaves(state) for state in states]
+        self._layout = layout_of(fixed, jax.tree.structure(states[0]), self.env.spec)
+
+    def _each_state(self) -> list[Any]:
+        """The states, seed by seed."""
+        return [jax.tree.unflatten(self._layout.state, state) for state in self._states]
+
+    def _apart(self, states: PyTree[Any]) -> list[Any]:
+        """Every seed's part of states [S, ...]."""
+        return [jax.tree.map(lambda x, s=s: jnp.asarray(x[s]), states) for s in range(len(self.seeds))]
+
+    def _iterate(self, steps: Steps, learning: np.ndarray) -> list[Array]:
         fresh, length = self.algorithm.fresh, self.algorithm.rollout_length
+        policies = gather_policies(self._fixed, self._states, layout=self._layout)
         # Columns that still play an episode that counts.
         live = np.broadcast_to(learning[:, None], self.total.shape).copy()
         if fresh:
@@ -223,15 +275,14 @@ class Hosted:
         finished = np.zeros((4, len(self.seeds)))
         for t in range(length):
             action, before, self.carry = act(
-                self.algorithm,
-                self.keys,
+                self._fixed,
                 policies,
                 self.carry,
                 self.ended,
                 self.obs,
                 steps,
                 np.int32(t),
-                spec=self.env.spec,
+                layout=self._layout,
             )
             first_carry = before if t == 0 else first_carry
             action = np.asarray(action)
@@ -252,17 +303,16 @@ class Hosted:
                     break
         self.taken += finished[0]
         self.iteration += learning
-        self.states, summary = learn(
-            self.algorithm,
-            self.keys,
-            self.states,
-            rows,
-            first_carry,
-            np.clip(finished, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32),
-            steps,
-            learning,
-        )
-        return jax.tree.map(np.asarray, summary)
+        finished = np.clip(finished, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32)
+        numbers = []
+        for s, mine in enumerate(learning):
+            own = jax.tree.map(lambda x, s=s: x.reshape(length, len(learning), -1, *x.shape[2:])[:, s], rows)
+            where = (own, first_carry, finished[:, s], steps, mine)
+            self._states[s], summary = learn(
+                self._fixed, self._states[s], np.int32(s), *where, layout=self._layout
+            )
+            numbers.append(summary)
+        return numbers
 
     def _begin_episodes(self) -> None:
         """A new episode in every column, numbered by its seed's iteration."""
@@ -299,7 +349,8 @@ class Hosted:
     def _restore(self, saved: Saved) -> None:
         """Take over what was saved, and bring the environments to where they were."""
         spec, rows = self.env.spec, self.env.num_envs
-        keys, states = jax.eval_shape(partial(begin, spec=spec), self.algorithm, np.asarray(self.seeds, np.uint32))
+        one = jax.eval_shape(partial(begin, spec=spec), self.algorithm, np.uint32(0))
+        keys, states = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(self.seeds), *x.shape), x.dtype), one)
         obs = jax.eval_shape(lambda: example_obs(spec.observation))
         none = self._no_actions()
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self._held()) | {
@@ -308,8 +359,9 @@ class Hosted:
             **plain({"keys": keys, "states": states}),
         }
         found = saved(shapes)
-        put = keyed((keys, states), jax.tree.map(jnp.asarray, (found["keys"], found["states"])))
-        self.keys, self.states = put
+        self._hold(
+            keyed(keys, jnp.asarray(found["keys"])), [keyed(one[1], x) for x in self._apart(found["states"])]
+        )
         for name in self._held():
             setattr(self, name, jax.tree.map(np.array, found[name]))
         self.restored = int(found["restored"]) + 1
@@ -338,7 +390,8 @@ class Hosted:
             exact = np.zeros(self.env.num_envs, bool)
             self.approximate = f"{self.factory.backend} cannot take its episodes up again: new ones begin"
         lost = ~exact.reshape(self.ended.shape)
-        self.states = cut_memories(self.states, lost & ~self.ended)
+        columns = lost & ~self.ended
+        self._hold(self.keys, [cut_memories(*each) for each in zip(self._each_state(), columns, strict=True)])
         self.episode = self.episode + lost
         self.total[lost], self.length[lost], self.ended[lost] = 0, 0, True
         self.obs = merge_rows(self.obs, self.env.reset(self._episode_seeds(~exact), ~exact), ~exact)

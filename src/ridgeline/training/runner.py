@@ -14,7 +14,7 @@ from jaxtyping import Array, PyTree
 
 from ridgeline.errors import ContractError, EnvironmentCrash, RidgelineError, UsageError
 from ridgeline.training.compiled import Lane, begin, chunk
-from ridgeline.training.devices import pad_seeds, seed_mesh
+from ridgeline.training.devices import copy_seeds, pad_seeds, seed_mesh
 from ridgeline.training.evaluation import Episodes, evaluate_compiled, evaluation_keys, play
 from ridgeline.training.hosted import Hosted
 from ridgeline.training.snapshot import Leaf, Saved, fork_keys, keyed, place, plain
@@ -45,7 +45,7 @@ class Runner(Protocol):
 
     @property
     def policies(self) -> PyTree[Array]:
-        """What acts, of every seed; leading axis: seeds."""
+        """What acts now, of every seed; leading axis: seeds. It stays what it is while training goes on."""
 
     def evaluate(self, seed: int, episodes: int) -> Episodes:
         """Greedy episodes [S, E], from starts that `seed` decides."""
@@ -104,22 +104,23 @@ class Compiled:
         counts = np.where(self.wanted, np.int32(count), np.int32(0))
         where = (np.int32(first), _real(until), _real(total))
         self.lanes, summary = chunk(self.algorithm, self.env, self.lanes, counts, *where, mesh=self.mesh)
-        return self._of_seeds(jax.device_get(summary))
+        return jax.tree.map(lambda x: x[: self.num_seeds], jax.device_get(summary))
 
     @property
     def states(self) -> PyTree[Array]:
         """The algorithm's state of every seed; leading axis: seeds."""
-        return self._of_seeds(self.lanes.state)
+        return copy_seeds(self.lanes.state, count=self.num_seeds)
 
     @property
     def policies(self) -> PyTree[Array]:
         """What acts, of every seed; leading axis: seeds."""
-        return self._of_seeds(self.algorithm.policy(self.lanes.state))
+        return copy_seeds(self.algorithm.policy(self.lanes.state), count=self.num_seeds)
 
     def evaluate(self, seed: int, episodes: int) -> Episodes:
         """Greedy episodes [S, E], from starts that `seed` decides."""
         policies = self.algorithm.policy(self.lanes.state)
-        return self._of_seeds(evaluate_compiled(self.algorithm, self.env, policies, seed, episodes, self.mesh))
+        every = evaluate_compiled(self.algorithm, self.env, policies, seed, episodes, self.mesh)
+        return jax.tree.map(lambda x: x[: self.num_seeds], every)
 
     def snapshot(self) -> PyTree[Leaf]:
         """The lanes of all seeds, without those that only fill up a device's share."""
@@ -148,9 +149,6 @@ class Compiled:
 
         found = jax.tree.map(pad, saved(jax.tree.map(want, plain(shapes))))
         return place(keyed(shapes, found), mesh=self.mesh)
-
-    def _of_seeds[Tree](self, tree: Tree) -> Tree:
-        return jax.tree.map(lambda x: x[: self.num_seeds], tree)
 
 
 def make_runner(
@@ -201,15 +199,15 @@ def prepare[Record: Algorithm[Any, Any]](algorithm: Record) -> Record:
     return jax.tree.map(_real, algorithm)
 
 
-def required_bytes(algorithm: Algorithm[Any, Any], spec: EnvSpec, num_seeds: int) -> int:
-    """What the states of all seeds and one rollout each hold, in bytes; a lower bound on what a run needs."""
+def required_bytes(algorithm: Algorithm[Any, Any], spec: EnvSpec) -> dict[str, int]:
+    """Bytes that one seed holds: its state, and one rollout. A lower bound on what training it needs."""
 
     def total(tree: PyTree[Any], each: int = 1) -> int:
         return sum(x.size * x.dtype.itemsize * each for x in jax.tree.leaves(tree))
 
     state = jax.eval_shape(lambda a: a.init(jax.random.key(0), spec), algorithm)
     row = jax.eval_shape(lambda: example_transition(spec))
-    return num_seeds * (total(state) + total(row, algorithm.num_envs * algorithm.rollout_length))
+    return {"state": total(state), "rollout": total(row, algorithm.num_envs * algorithm.rollout_length)}
 
 
 def _real(x: float) -> np.ndarray:

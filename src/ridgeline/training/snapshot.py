@@ -51,6 +51,25 @@ class Leaf:
             yield piece
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stacked(Leaf):
+    """Arrays of one shape, saved as one: they are the pieces."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what is saved."""
+        return (len(self.array), *self.array[0].shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of what is saved."""
+        return np.dtype(self.array[0].dtype)
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        """What is saved, seed by seed."""
+        return (np.asarray(array, order="C")[None] for array in self.array)
+
+
 def is_key(x: Any) -> bool:
     """Whether it is a typed PRNG key, or the shape of one."""
     return bool(jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
