@@ -23,10 +23,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.speed import figure, start
 from benchmarks.speed.work import WORKS, Work
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE.parent / "results" / "speed.json", HERE.parents[1] / "docs" / "speed.md"
+FIGURE = PAGE.parent / "figures" / "speed.svg"
 PACKAGES = {
     "sb3": ["torch==2.13.0", "stable-baselines3==2.9.2", "sb3-contrib==2.9.2", "gymnasium[classic-control]"],
     "sbx": ["torch==2.13.0", "sbx-rl==0.28.0", "gymnasium[classic-control]"],
@@ -178,7 +180,9 @@ def page(results: list[dict[str, Any]], machine: str) -> str:
             f"| {found['work']} | *limit* | – | – | {least:.2f} | – | – | {limit['ours']:.2f} × ({cells}) |"
         )
     about = [f"- `{found['work']}`: {found['about']}, {found['steps']:,} steps." for found in results]
-    return "\n".join([*lines, "", *about, "", machine, ""])
+    if start.RESULTS.exists():
+        about += ["", START, "", *start.lines(json.loads(start.RESULTS.read_text()))]
+    return "\n".join([*lines, "", PICTURE, "", *about, "", machine, ""])
 
 
 HEAD = """\
@@ -190,10 +194,17 @@ turn in a process of its own; figures are medians. *Run* is training alone, *com
 filled cache where the library has one), *limit* the matrix products and environment steps of the same work alone,
 on one core, measured between the turns.
 """
+PICTURE = "![Seconds of training, by work and side](figures/speed.svg)"
+START = """\
+## Start and host loop
+
+`python -m benchmarks.speed.start`, medians, the compilation cache filled. The command prints, trains, evaluates
+100 episodes of each seed and writes the report."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--page", action="store_true", help="measure nothing: write the page from the results")
     parser.add_argument("--only", nargs="*", default=list(WORKS), choices=list(WORKS))
     parser.add_argument("--peers", type=Path, help="the folder of the peers' environments; without it none is run")
     parser.add_argument("--rltools", type=Path, help="RLtools' source")
@@ -203,12 +214,14 @@ def main() -> None:
     machine = (
         f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}."
     )
-    for name in flags.only:
+    for name in () if flags.page else flags.only:
         known[name] = measure(WORKS[name], flags.peers, flags.rltools, flags.repeat)
         print(say(known[name]), flush=True)
         ordered = [known[name] for name in WORKS if name in known]
         RESULTS.write_text(json.dumps({"machine": machine, "works": ordered}, indent=1) + "\n")
-        PAGE.write_text(page(ordered, machine))
+    ordered = json.loads(RESULTS.read_text())["works"]
+    PAGE.write_text(page(ordered, machine))
+    figure.draw(ordered, FIGURE)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,9 @@ def pendulum_ppo() -> Any:
         learning_rate=1e-3,
         normalise_observations=True,
         shared=False,
-        log_std=0.693,  # a deviation of 2, as RLtools has it
+        activation="relu",
+        max_grad_norm=1e6,  # RLtools clips no gradient
+        log_std=0.693,  # a deviation of 2
     )
 
 
