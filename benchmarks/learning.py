@@ -1,16 +1,17 @@
-"""What the presets learn: final policies of the default seeds, against a bar, as a table and a figure.
+"""What the presets learn: final policies of fresh seeds, against a bar and the best published figure.
 
-    uv run python benchmarks/learning.py            # every row, about fifteen minutes on two cores
-    uv run python benchmarks/learning.py ppo CartPole-v1
+    uv run python benchmarks/learning.py                        # every row; hours, most of them MuJoCo's
+    uv run python benchmarks/learning.py ppo CartPole-v1        # one row; several may run at once
+    uv run python benchmarks/learning.py --page                 # docs/results.md from what was measured
 
 A seed passes where its final greedy policy stands at 0.95 or more of the way from a random policy to the bar.
-Presets were tuned on seeds from 100 up; the seeds here start at 0. Raw results go to benchmarks/results.
+Presets were tuned on seeds from 100 up; the seeds here start at 0. Raw results go to benchmarks/results/learning.
 """
 
+import argparse
 import dataclasses
 import json
 import os
-import sys
 import tempfile
 from pathlib import Path
 
@@ -19,32 +20,121 @@ import jax
 import numpy as np
 
 import ridgeline
+from ridgeline.algorithms import REGISTRY
 from ridgeline.environments import make
 from ridgeline.experiments.presets import preset
 from ridgeline.memory import Replay
 from ridgeline.report import figure
 
-# (label, environment): bar and steps. A label is an algorithm's name, or one with what it changes of the preset.
-ROWS = {
-    ("pg", "CartPole-v1"): (480.0, 200_000),
-    ("pg plain", "CartPole-v1"): (480.0, 200_000),
-    ("vpg", "CartPole-v1"): (480.0, 200_000),
-    ("ppo", "CartPole-v1"): (500.0, 100_000),
-    ("trpo", "CartPole-v1"): (500.0, 100_000),
-    ("trpo q", "CartPole-v1"): (500.0, 100_000),
-    ("trpo penalty", "CartPole-v1"): (500.0, 100_000),
-    ("trpo penalty q", "CartPole-v1"): (500.0, 100_000),
-    ("dqn", "CartPole-v1"): (475.0, 100_000),
-    ("ac", "CartPole-v1"): (475.0, 200_000),
-    ("ppo", "Pendulum-v1"): (-200.0, 100_000),
-    ("trpo", "Pendulum-v1"): (-190.0, 100_000),
-    ("ddpg", "Pendulum-v1"): (-165.0, 20_000),
-    ("td3", "Pendulum-v1"): (-165.0, 20_000),
-    ("sac", "Pendulum-v1"): (-165.0, 20_000),
-    ("naf", "Pendulum-v1"): (-180.0, 20_000),
-    ("qsearch", "Pendulum-v1"): (-180.0, 20_000),
-    ("dqn", "MountainCar-v0"): (-120.0, 120_000),
-    ("ppo", "LunarLander-v3"): (200.0, 1_000_000),
+# By environment: the bar, and the steps of each row. A label is an algorithm's name, or one with what it changes
+# of the preset.
+ROWS: dict[str, tuple[float, dict[str, int]]] = {
+    "CartPole-v1": (
+        475.0,
+        {
+            "pg": 200_000,
+            "pg plain": 200_000,
+            "vpg": 200_000,
+            "ppo": 100_000,
+            "trpo": 100_000,
+            "trpo q": 100_000,
+            "trpo penalty": 100_000,
+            "trpo penalty q": 100_000,
+            "dqn": 100_000,
+            "ac": 200_000,
+            "sac": 100_000,
+        },
+    ),
+    "MountainCar-v0": (
+        -110.0,
+        {
+            "dqn": 120_000,
+            "ppo": 1_000_000,
+            "trpo": 500_000,
+            "ac": 120_000,
+            "sac": 120_000,
+            "pg": 500_000,
+            "vpg": 500_000,
+        },
+    ),
+    "Pendulum-v1": (
+        -180.0,
+        {
+            "ppo": 100_000,
+            "trpo": 100_000,
+            "ddpg": 20_000,
+            "td3": 20_000,
+            "sac": 20_000,
+            "ac": 100_000,
+            "naf": 20_000,
+            "qsearch": 20_000,
+            "pg": 1_000_000,
+            "vpg": 1_000_000,
+        },
+    ),
+    "LunarLander-v3": (
+        200.0,
+        {
+            "ppo": 1_000_000,
+            "trpo": 1_000_000,
+            "dqn": 300_000,
+            "ac": 300_000,
+            "sac": 300_000,
+            "pg": 1_000_000,
+            "vpg": 1_000_000,
+        },
+    ),
+    "LunarLanderContinuous-v3": (
+        200.0,
+        {
+            "ppo": 1_000_000,
+            "trpo": 1_000_000,
+            "ddpg": 300_000,
+            "td3": 300_000,
+            "sac": 300_000,
+            "ac": 300_000,
+            "naf": 300_000,
+            "qsearch": 100_000,
+            "pg": 1_000_000,
+            "vpg": 1_000_000,
+        },
+    ),
+    "HalfCheetah-v5": (4_000.0, {"ppo": 1_000_000, "trpo": 1_000_000, "sac": 300_000, "td3": 300_000}),
+    "Hopper-v5": (2_500.0, {"ppo": 1_000_000, "trpo": 1_000_000}),
+    "Walker2d-v5": (3_000.0, {"ppo": 1_000_000, "trpo": 1_000_000}),
+    "Ant-v5": (2_500.0, {"ppo": 1_000_000, "trpo": 1_000_000}),
+}
+# The best figure that others publish of an algorithm, mean ± deviation and after how many steps. Tianshou and PFRL
+# report the best evaluation on the way; v2 to v4 of an environment differ from v5 in rewards and observations.
+PUBLISHED: dict[tuple[str, str], str] = {
+    ("pg", "CartPole-v1"): "483 @200k (SLM-Lab)",
+    ("dqn", "CartPole-v1"): "500 @50k (RL Zoo), 498 ± 2 @500k (CleanRL)",
+    ("ppo", "CartPole-v1"): "500 @100k (RL Zoo)",
+    ("trpo", "CartPole-v1"): "500 @100k (RL Zoo)",
+    ("dqn", "MountainCar-v0"): "−100.8 ± 9.9 @120k (RL Zoo)",
+    ("ppo", "MountainCar-v0"): "−110.4 ± 19.5 @1M (RL Zoo)",
+    ("trpo", "MountainCar-v0"): "−107.3 ± 13.2 @100k (RL Zoo)",
+    ("ppo", "Pendulum-v1"): "−172 ± 104 @100k (RL Zoo)",
+    ("trpo", "Pendulum-v1"): "−175 ± 128 @100k (RL Zoo)",
+    ("ddpg", "Pendulum-v1"): "−152 ± 94 @20k (RL Zoo)",
+    ("sac", "Pendulum-v1"): "−151 (RL Zoo's best, TQC)",
+    ("dqn", "LunarLander-v3"): "266 @300k (SLM-Lab, v3), 154 ± 79 @100k (RL Zoo, v2)",
+    ("ppo", "LunarLander-v3"): "242 ± 32 @1M (RL Zoo, v2)",
+    ("trpo", "LunarLander-v3"): "133 ± 112 @200k (RL Zoo, v2)",
+    ("ppo", "LunarLanderContinuous-v3"): "271 ± 32 @1M (RL Zoo, v2)",
+    ("trpo", "LunarLanderContinuous-v3"): "262 ± 21 @200k (RL Zoo, v2)",
+    ("ddpg", "LunarLanderContinuous-v3"): "230 ± 92 @300k (RL Zoo, v2)",
+    ("sac", "LunarLanderContinuous-v3"): "278 @500k (RL Zoo's best, TQC, v2)",
+    ("ppo", "HalfCheetah-v5"): "5784 ± 1244 (Tianshou, v3, best on the way)",
+    ("trpo", "HalfCheetah-v5"): "4471 ± 805 (Tianshou, v3, best on the way)",
+    ("sac", "HalfCheetah-v5"): "12139 @1M (Tianshou, v3, best on the way)",
+    ("td3", "HalfCheetah-v5"): "11719 ± 466 @1M (Tianshou's DDPG, v3, best on the way)",
+    ("ppo", "Hopper-v5"): "3450 (XuanCe), 2609 ± 701 (Tianshou, v3, best on the way)",
+    ("trpo", "Hopper-v5"): "3038 @2M (PFRL)",
+    ("ppo", "Walker2d-v5"): "4319 (XuanCe), 3589 ± 757 (Tianshou, v3, best on the way)",
+    ("trpo", "Walker2d-v5"): "3827 ± 783 (Tianshou, v3, best on the way)",
+    ("ppo", "Ant-v5"): "3258 ± 1079 (Tianshou, v3, best on the way)",
+    ("trpo", "Ant-v5"): "2867 ± 708 (Tianshou, v3, best on the way)",
 }
 # With Q, smaller and more frequent steps on shorter rollouts, and a memory with longer returns.
 WITH_Q = {
@@ -73,10 +163,13 @@ VARIANTS = {
         "replay": Replay(capacity=100_000, batch_size=64, warmup=1_000, updates=64, window=5),
     },
 }
-# NAF's preset was changed after a look at the default seeds, so these are judged by fresh ones.
-SEEDS = {("naf", "Pendulum-v1"): tuple(range(200, 210))}
+# Rows of other seeds than the first ten: where a preset was changed after a look at those, and what takes long.
+SEEDS: dict[tuple[str, str], tuple[int, ...]] = {
+    ("naf", "Pendulum-v1"): tuple(range(200, 210)),
+    **{(label, env): (0, 1, 2) for env in list(ROWS)[-4:] for label in ROWS[env][1]},
+}
 HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "learning.json"
+RESULTS = HERE / "results" / "learning"
 DOCS = HERE.parent / "docs"
 
 
@@ -95,17 +188,19 @@ def random_return(env_id: str, episodes: int = 100) -> float:
 
 
 def measure(label: str, env: str) -> dict:
-    bar, steps = ROWS[label, env]
-    algorithm = label
+    """Train one row's seeds and judge them."""
+    bar, steps = ROWS[env][0], ROWS[env][1][label]
+    algorithm = preset(label.split()[0], make(env).spec).algorithm
     if label in VARIANTS:
-        algorithm = dataclasses.replace(preset(label.split()[0], make(env).spec).algorithm, **VARIANTS[label])
+        algorithm = dataclasses.replace(algorithm, **VARIANTS[label])
     with tempfile.TemporaryDirectory() as out:
-        run = ridgeline.train(algorithm, env, steps=steps, seeds=SEEDS.get((label, env)), out=out)
+        run = ridgeline.train(algorithm, env, steps=steps, seeds=SEEDS.get((label, env), 10), out=out)
         curves = run.curves.only("rollout/ep_rew_mean", 100)
         iqm, low, high = curves.iqm("rollout/ep_rew_mean")
     lowest = random_return(env)
     way = [(value - lowest) / (bar - lowest) for value in run.result["eval"]["per_seed"]]
-    row = run.result | {"algorithm": label, "bar": bar, "random": lowest, "passed": sum(w >= 0.95 for w in way)}
+    row = run.result | {"algorithm": label, "settings": repr(algorithm), "bar": bar, "random": lowest}
+    row["passed"] = sum(w >= 0.95 for w in way)
     row["curve"] = {"steps": curves.steps.tolist()} | {
         name: [round(float(v), 2) for v in values] for name, values in (("iqm", iqm), ("low", low), ("high", high))
     }
@@ -113,25 +208,29 @@ def measure(label: str, env: str) -> dict:
 
 
 def table(rows: list[dict]) -> str:
+    """One environment's rows, in Markdown."""
     lines = [
-        "| algorithm | environment | steps | final policy: IQM [95 % interval] | lowest seed | bar "
-        "| seeds that pass | best on the way | run | steps/s, all seeds |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| algorithm | steps | seeds | final policy: IQM [95 % interval] | mean ± deviation | lowest seed "
+        "| passed | best on the way | best published | run |",
+        "|---" * 10 + "|",
     ]
     for row in rows:
-        judged, seconds = row["eval"], row["wall_seconds"]
-        speed = row["steps"] * len(row["seeds"]) / seconds["run"]
+        judged, name = row["eval"], row["algorithm"].split()[0]
+        returns = np.asarray(judged["per_seed"])
+        published = PUBLISHED.get((name, row["env"]), "–") if name == row["algorithm"] else ""
         lines.append(
-            f"| {row['algorithm']} | {row['env']} ({row['backend']}) | {row['steps']:,} | {judged['iqm']:.1f} "
-            f"[{judged['low']:.1f}, {judged['high']:.1f}] | {min(judged['per_seed']):.1f} | {row['bar']:g} "
-            f"| {row['passed']} of {len(row['seeds'])} | {judged['max_over_training']:.1f} "
-            f"| {seconds['run']:.1f} s | {speed:,.0f} |"
+            f"| {row['algorithm']} | {row['steps']:,} | {row['seeds'][0]}–{row['seeds'][-1]} "
+            f"| {judged['iqm']:.1f} [{judged['low']:.1f}, {judged['high']:.1f}] "
+            f"| {returns.mean():.1f} ± {returns.std():.1f} | {returns.min():.1f} "
+            f"| {row['passed']} | {judged['max_over_training']:.1f} "
+            f"| {published} | {row['wall_seconds']['run']:.0f} s |"
         )
     return "\n".join(lines)
 
 
-def picture(row: dict) -> str:
-    return f"{row['algorithm'].replace(' ', '-')}-{row['env']}.svg"
+def row_name(label: str, env: str) -> str:
+    """What a row's files are called."""
+    return f"{label.replace(' ', '-')}-{env}"
 
 
 def draw(row: dict) -> str:
@@ -149,33 +248,98 @@ def draw(row: dict) -> str:
     )
 
 
-def main() -> None:
-    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
-    asked = [tuple(sys.argv[1:3])] if len(sys.argv) > 2 else list(ROWS)
-    known = (
-        {(row["algorithm"], row["env"]): row for row in json.loads(RESULTS.read_text())}
-        if RESULTS.exists()
-        else {}
-    )
-    for key in asked:
-        known[key] = measure(*key)
-        print(table([known[key]]), flush=True)
-        rows = [known[k] for k in ROWS if k in known]
-        RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+def matrix(rows: list[dict]) -> str:
+    """Every algorithm on every environment: the interquartile mean of the final policies, in Markdown."""
+    names = list(dict.fromkeys(row["algorithm"] for row in rows if row["algorithm"] not in VARIANTS))
+    envs = [env for env in ROWS if any(row["env"] == env for row in rows)]
+    found = {(row["algorithm"], row["env"]): row["eval"]["iqm"] for row in rows}
+    lines = ["| | " + " | ".join(envs) + " |", "|---" * (len(envs) + 1) + "|"]
+    for name in sorted(names, key=list(REGISTRY).index):
+        cells = [f"{found[name, env]:.0f}".replace("-", "−") if (name, env) in found else "" for env in envs]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def grid(pictures: list[str], columns: int = 2) -> str:
+    """Pictures side by side, in Markdown."""
+    lines = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
+    lines[-1] += [""] * (columns - len(lines[-1]))
+    rows = ["| " + " | ".join(line) + " |" for line in lines]
+    return "\n".join(["|" + "  |" * columns, "|" + "---|" * columns, *rows])
+
+
+def write_page() -> None:
+    """docs/results.md, its figures and README's table, from every row that was measured."""
+    measured = []
+    parts = [f"# Results\n\n{INTRODUCTION}"]
     (DOCS / "figures").mkdir(exist_ok=True)
-    for row in rows:
-        (DOCS / "figures" / picture(row)).write_text(draw(row))
-    figures = "\n".join(f"![{row['algorithm']} on {row['env']}](figures/{picture(row)})\n" for row in rows)
-    (DOCS / "results.md").write_text(f"# Results\n\n{INTRODUCTION}\n\n{table(rows)}\n\n{figures}")
+    for env, (bar, steps) in ROWS.items():
+        paths = [RESULTS / f"{row_name(label, env)}.json" for label in steps]
+        rows = [json.loads(path.read_text()) for path in paths if path.exists()]
+        if not rows:
+            continue
+        measured += rows
+        backend, lowest = rows[0]["backend"], rows[0]["random"]
+        about = f"Bar {bar:g}; a random policy earns {lowest:.0f}. Stepped by {backend}.".replace("-", "−")
+        settings = "\n".join(f"{row['algorithm']}: {row['settings']}" for row in rows)
+        pictures = []
+        for row in rows:
+            name = f"{row_name(row['algorithm'], env)}.svg"
+            (DOCS / "figures" / name).write_text(draw(row))
+            pictures.append(f"![{row['algorithm']} on {env}](figures/{name})")
+        missing = [label for label in steps if label not in {row["algorithm"] for row in rows}]
+        notes = NOTES.get(env, []) + ([f"Not measured yet: {', '.join(missing)}."] if missing else [])
+        parts += [f"## {env}\n", f"{about}\n", f"{table(rows)}\n", *(f"{note}\n" for note in notes)]
+        parts += [
+            f"{grid(pictures)}\n",
+            f"Settings, where they are not the defaults:\n\n```text\n{settings}\n```\n",
+        ]
+    (DOCS / "results.md").write_text("\n".join(parts))
+    readme = DOCS.parent / "README.md"
+    before, mark, rest = readme.read_text().partition("<!-- results -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    readme.write_text(f"{before}{mark}{matrix(measured)}\n{end}{after}")
 
 
-INTRODUCTION = f"""\
-Final greedy policies, 100 episodes a seed from starts that all share, of the presets and the default seeds: 10
-where the environment is compiled, 3 on hosts; of NAF, whose preset was changed after a look at these, seeds 200
-to 209. A seed passes where it stands at 0.95 or more of the way from a random policy to the bar. Presets were
-tuned on seeds from 100 up. Times are of a machine with {os.cpu_count()} cores that other work kept busy, compiling
-apart: they are no measure of speed. `python benchmarks/learning.py` makes this page;
-[benchmarks/results/learning.json](../benchmarks/results/learning.json) holds every seed."""
+INTRODUCTION = """\
+What the presets learn. Final policies, greedy, 100 episodes a seed from starts that all of them share; the
+interquartile mean over seeds, and its 95 % bootstrap interval. Ten seeds a row, 0 to 9, if the table does not
+say otherwise; presets were tuned on seeds from 100 up. A seed *passes* where it stands at 0.95 or more of the
+way from a random policy to the bar. *Best on the way* is the highest interquartile mean of an evaluation during
+training: some publish that. Published figures are of the algorithm's best source that we know, often one run.
+
+The times are of a machine with 2 cores that did other work beside, for all seeds together, compiling apart:
+they are no measure of speed, for which there is [another page](speed.md). `python benchmarks/learning.py`
+measures and makes this page; every seed is in [benchmarks/results/learning](../benchmarks/results/learning).
+"""
+NOTES: dict[str, list[str]] = {
+    "MountainCar-v0": [
+        "Every step costs 1 until the flag, which random actions do not reach: whatever learns from its own whole "
+        "episodes sees 200 equal costs and has nothing to climb. So PG stays at −200, with a baseline or without.",
+    ],
+    "Pendulum-v1": [
+        "NAF was judged on seeds 200 to 209: its preset was changed after a look at 0 to 9.",
+        "PG weighs each action with all that follows in 200 steps, most of which is the doing of other actions.",
+    ],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("label", nargs="?", help="only this row")
+    parser.add_argument("env", nargs="?")
+    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="devices that share the seeds out")
+    parser.add_argument("--page", action="store_true", help="train nothing: write the page")
+    flags = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", flags.cores)
+    every = [(label, env) for env, (_, steps) in ROWS.items() for label in steps]
+    RESULTS.mkdir(exist_ok=True)
+    for label, env in [] if flags.page else [(flags.label, flags.env)] if flags.env else every:
+        row = measure(label, env)
+        (RESULTS / f"{row_name(label, env)}.json").write_text(json.dumps(row, indent=1) + "\n")
+        print(table([row]), flush=True)
+    if flags.page or not flags.env:
+        write_page()
 
 
 if __name__ == "__main__":
