@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from ridgeline.adapter import Adapter
 from ridgeline.errors import FileError, UsageError, short
 from ridgeline.safe import unpack
 from ridgeline.specs import (
@@ -52,6 +51,8 @@ class NumpyPolicy:
 
     def __init__(self, header: dict[str, Any], arrays: dict[str, np.ndarray], where: str) -> None:
         """Raises `UsageError` where the policy needs JAX, `FileError` where something does not fit."""
+        from ridgeline.adapter import Adapter  # with it comes Gymnasium, which a run in JAX does without
+
         self.header, self._arrays, self._where = header, arrays, where
         self.spec: EnvSpec = spec_from_json(self._entry("spec"), where)
         self._adapter = Adapter(self.spec, self._entry("spaces"), where)

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
-from ridgeline.adapter import Adapter
 from ridgeline.algorithms import REGISTRY
 from ridgeline.errors import FileError, RidgelineError, short
 from ridgeline.experiments.config import record_from_json, record_to_json, spec_from_json, spec_to_json
@@ -74,7 +73,9 @@ class Policy:
         return np.asarray(action), carry
 
     @functools.cached_property
-    def _adapter(self) -> Adapter:
+    def _adapter(self) -> Any:
+        from ridgeline.adapter import Adapter  # with it comes Gymnasium, which training in JAX does without
+
         return Adapter(self.spec, self.own_spaces, self.source)
 
     def save(self, path: Path, **facts: Any) -> None:

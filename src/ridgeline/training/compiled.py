@@ -89,6 +89,8 @@ class Rows(NamedTuple):
     finished: Finished
 
 
+# Inlined, so that it changes nothing of what is compiled: asked for its shapes and its body, it is traced once.
+@partial(jax.jit, inline=True)
 def iterate(
     algorithm: Algorithm[Any, Any], env: Environment[Any], lane: Lane, steps: Steps
 ) -> tuple[Lane, Summary]:

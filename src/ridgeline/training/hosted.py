@@ -40,9 +40,11 @@ from ridgeline.types import (
     HostFactory,
     Obs,
     Rollout,
+    Step,
     Steps,
     Transition,
     example_obs,
+    example_transition,
 )
 
 # Episodes that have run for longer are not replayed when a run is resumed: another begins in their place.
@@ -136,12 +138,18 @@ def learn(
     before = jax.tree.unflatten(layout.state, state)
     update_key = iteration_keys(keys[seed], steps.iteration)[1]
     after, metrics = algorithm.update(update_key, before, Rollout(rows, carry), steps)
-    summary = summarise(metrics, *finished)._replace(broken=is_broken(after))
+    summary = summarise(metrics, *finished)
     if algorithm.fresh:
         after = jax.tree.map(lambda new, old: jnp.where(learning, new, old), after, before)
         summary = jax.tree.map(lambda x: jnp.where(learning, x, 0), summary)
     numbers, layout.summary = jax.tree.flatten(summary)
     return jax.tree.leaves(after), jnp.stack(numbers)
+
+
+@partial(jax.jit, static_argnames="layout", compiler_options=IN_ORDER)
+def find_broken(states: list[list[Array]], *, layout: Layout) -> Float[Array, "S"]:
+    """1 for every seed of which something learned is not finite, else 0."""
+    return jnp.stack([is_broken(jax.tree.unflatten(layout.state, state)) for state in states])
 
 
 @partial(jax.jit, donate_argnames="state")
@@ -176,6 +184,7 @@ class Hosted:
         self.total, self.length = np.zeros(shape), np.zeros(shape)
         self.taken, self.iteration = np.zeros(len(seeds)), np.zeros(len(seeds), int)
         self.carry = jax.tree.map(lambda x: np.zeros((*shape, *x.shape), x.dtype), algorithm.begin(env.spec))
+        self._cell = jax.eval_shape(lambda: example_transition(env.spec))
         self.actions: deque[np.ndarray] = deque(maxlen=LONGEST_REPLAY)  # of the episodes that run, newest last
         self.restored = 0  # how often
         self.approximate: str | None = None
@@ -204,7 +213,8 @@ class Hosted:
             summaries.append(self._iterate(steps, learning))
         assert self._layout.summary is not None
         numbers = np.sum(jax.device_get(summaries), 0)
-        return jax.tree.unflatten(self._layout.summary, numbers.T)
+        broken = np.asarray(find_broken(self._states, layout=self._layout))
+        return jax.tree.unflatten(self._layout.summary, numbers.T)._replace(broken=broken)
 
     @property
     def states(self) -> PyTree[Array]:
@@ -270,10 +280,14 @@ class Hosted:
         if fresh:
             self._begin_episodes()
         # New arrays each time: the update may still be reading the last ones.
-        rows: Transition | None = None
+        rows = jax.tree.map(lambda x: np.zeros((length, self.env.num_envs, *x.shape), x.dtype), self._cell)
+        seen, happened = jax.tree.leaves(rows.obs), jax.tree.leaves(rows[1:])
         first_carry: Carry = ()
         finished = np.zeros((4, len(self.seeds)))
         for t in range(length):
+            # Before the step: it may write the next observation over this one.
+            for store, x in zip(seen, jax.tree.leaves(self.obs), strict=True):
+                store[t] = x
             action, before, self.carry = act(
                 self._fixed,
                 policies,
@@ -291,16 +305,20 @@ class Hosted:
             if not fresh:  # no checkpoint falls into an episode of those
                 self.actions.append(action)
             truncated = step.truncated | (t == length - 1) if fresh else step.truncated
-            row = Transition(self.obs, action, step.reward, step.next_obs, step.terminated, truncated)
-            if rows is None:
-                rows = jax.tree.map(lambda x: np.zeros((length, *x.shape), x.dtype), row)
-            for store, x in zip(jax.tree.leaves(rows), jax.tree.leaves(row), strict=True):
+            row = action, step.reward, step.next_obs, step.terminated, truncated
+            for store, x in zip(happened, jax.tree.leaves(row), strict=True):
                 store[t] = x
-            self._follow(row, finished, live)
+            if fresh:
+                finished[0] += live.sum(1)
+            self._follow(step, step.terminated | truncated, finished, live)
             if fresh:
                 live &= ~self.ended
                 if not live.any():
                     break
+        if not fresh:
+            finished[0] = live.sum(1) * length
+            for _ in range(len(self.actions) - int(self.length.max())):
+                self.actions.popleft()
         self.taken += finished[0]
         self.iteration += learning
         finished = np.clip(finished, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32)
@@ -320,15 +338,11 @@ class Hosted:
         self.total[:], self.length[:], self.ended[:] = 0, 0, True
         self.obs = jax.tree.map(np.array, self.env.reset(self._episode_seeds(), np.ones(self.env.num_envs, bool)))
 
-    def _follow(self, row: Transition, finished: np.ndarray, live: np.ndarray) -> None:
-        """Count steps, returns and lengths of live columns; reset what ended, each episode from its own seed."""
-        self.total += row.reward.reshape(self.total.shape)
+    def _follow(self, step: Step, ended: np.ndarray, finished: np.ndarray, live: np.ndarray) -> None:
+        """Count returns and lengths of live columns; reset what ended, each episode from its own seed."""
+        self.total += step.reward.reshape(self.total.shape)
         self.length += 1
-        self.ended = np.asarray(row.ended).reshape(self.total.shape)
-        self.obs = jax.tree.map(np.array, row.next_obs)
-        while len(self.actions) > self.length.max():
-            self.actions.popleft()
-        finished[0] += live.sum(1)
+        self.obs, self.ended = step.next_obs, ended.reshape(self.total.shape)
         if self.ended.any():
             counted = self.ended & live
             finished[1:] += [x.sum(1) for x in (counted, self.total * counted, self.length * counted)]
