@@ -25,8 +25,12 @@ from ridgeline.theory.property import QUICK_TO_COMPILE
 
 CASES = [(name, world) for name in ALGORITHMS for world in WORLDS if accepts(tiny(name), WORLDS[world])]
 HOMES = {name: next(world for other, world in CASES if other == name) for name in ALGORITHMS}
-# By default the sample in every world, the others at home, in a box and behind a mask.
-SHORT = [(name, world) for name, world in CASES if name in SAMPLE or world in (HOMES[name], "box", "masked")]
+# By default the sample at home, in a box and behind a mask, the others at home.
+SHORT = [
+    (name, world)
+    for name, world in CASES
+    if world == HOMES[name] or (name in SAMPLE and world in ("box", "masked"))
+]
 every_case = pytest.mark.parametrize(
     ("name", "world"),
     [pytest.param(*case, marks=[] if case in SHORT else pytest.mark.slow) for case in CASES],

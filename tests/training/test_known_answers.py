@@ -6,28 +6,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from miniatures import ALGORITHMS, SEEDS, compilations
+from miniatures import ALGORITHMS, SAMPLE, SEEDS, compilations, sampled
 
 from ridgeline.environments.probes import PROBE_COUNT, Forever, Probe
 from ridgeline.theory.probes import CHOOSING, GAMMA, LEARNED, VALUES, answers, kinds, misses, quick, train
 from ridgeline.training.runner import Compiled
 
 KINDS = [(name, continuous) for name in ALGORITHMS for continuous in kinds(quick(name))]
+VALUED_SAMPLE = ("dqn", "ddpg", "ppo")
 VALUED = [(name, kinds(quick(name))[0]) for name in ALGORITHMS if name in VALUES]
-both_runners = pytest.mark.parametrize(
-    "hosted", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["compiled", "hosted"]
-)
 
 
 def test_every_algorithm_but_pg_holds_a_value() -> None:
     assert set(ALGORITHMS) - set(VALUES) == {"pg"}
 
 
+def long_unless(short: bool) -> Any:
+    return [] if short else pytest.mark.slow
+
+
 def case(name: str, continuous: bool, hosted: bool, probe: int) -> Any:
-    """All probes with the first kind of action, compiled; else the hardest alone, on hosts not with the second."""
-    first, hardest = continuous == kinds(quick(name))[0], probe == PROBE_COUNT - 1
-    short = (first and not hosted) or (hardest and (first or not hosted))
-    return pytest.param(name, continuous, probe, hosted, marks=[] if short else pytest.mark.slow)
+    """The first kind of action alone: compiled the hardest probe, all of the sample; on hosts the sample's hardest.
+
+    `ridgeline verify` takes every algorithm through every probe.
+    """
+    first, hardest, sample = continuous == kinds(quick(name))[0], probe == PROBE_COUNT - 1, name in SAMPLE
+    short = (hardest and sample) if hosted else (hardest or sample)
+    return pytest.param(name, continuous, probe, hosted, marks=long_unless(first and short))
 
 
 RUNS = [case(*kind, hosted, probe) for kind in KINDS for hosted in (False, True) for probe in range(PROBE_COUNT)]
@@ -42,8 +47,14 @@ def test_learns_the_known_answers(name: str, continuous: bool, probe: int, hoste
     assert all((missed <= 0.1).all() for missed in found.values()), found
 
 
-@both_runners
-@pytest.mark.parametrize(("name", "continuous"), VALUED)
+@pytest.mark.parametrize(
+    ("name", "continuous", "hosted"),
+    [
+        pytest.param(*kind, hosted, marks=long_unless(kind[0] in VALUED_SAMPLE and not hosted))
+        for kind in VALUED
+        for hosted in (False, True)
+    ],
+)
 def test_a_truncated_episode_is_worth_as_if_it_went_on(name: str, continuous: bool, hosted: bool) -> None:
     algorithm, env = quick(name), Forever(continuous=continuous)
     states = train(algorithm, env, SEEDS, hosted, 2 * LEARNED)
@@ -53,7 +64,7 @@ def test_a_truncated_episode_is_worth_as_if_it_went_on(name: str, continuous: bo
     np.testing.assert_allclose(best, 1 / (1 - GAMMA), atol=0.1)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", sampled(ALGORITHMS))
 def test_one_compilation_serves_all_probes(name: str) -> None:
     algorithm, continuous = quick(name), kinds(quick(name))[0]
     train(algorithm, Probe(0, continuous), SEEDS, hosted=False, iterations=1)
