@@ -26,7 +26,7 @@ def long_unless(short: bool) -> Any:
 
 
 def case(name: str, continuous: bool, hosted: bool, probe: int) -> Any:
-    """The first kind of action alone: compiled the hardest probe, all of the sample; on hosts the sample's hardest.
+    """The first kind of action alone: compiled the hardest probe, of the sample all; on hosts its hardest.
 
     `ridgeline verify` takes every algorithm through every probe.
     """
