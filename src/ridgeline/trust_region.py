@@ -95,12 +95,21 @@ def backtrack[Params: PyTree[Array], Found: PyTree[Array]](
     return Search(params, jnp.where(accepted, fraction, 0), found)
 
 
-def fisher_vector_product[Params: PyTree[Array]](
-    divergence: Callable[[Params], Float[Array, ""]], params: Params, damping: Float[Array, ""] | float
+def fisher_vector_product[Params: PyTree[Array], Out: PyTree[Array]](
+    policy: Callable[[Params], Out],
+    divergence: Callable[[Out], Float[Array, ""]],
+    params: Params,
+    damping: Float[Array, ""] | float,
 ) -> Callable[[Params], Params]:
-    """v ↦ A v + λ v, A the Hessian of θ ↦ Ê KL(π_θold ‖ π_θ) at θ_old (app. C); forward over reverse."""
-    product = jax.linearize(jax.grad(divergence), params)[1]
-    return lambda v: optax.tree.add_scale(product(v), damping, v)
+    """v ↦ A v + λ v, A = JᵀMJ with J = ∂π_θ/∂θ and M the Hessian of π ↦ Ê KL(π_θold ‖ π), at θ_old (app. C).
+
+    That is the Hessian of θ ↦ Ê KL(π_θold ‖ π_θ): what that has beside JᵀMJ is a multiple of the gradient of the
+    KL, which is 0 at θ_old. `policy` gives what `divergence` reads: the distributions.
+    """
+    old, forward = jax.linearize(policy, params)
+    bend = jax.linearize(jax.grad(divergence), old)[1]
+    backward = jax.linear_transpose(forward, params)
+    return lambda v: optax.tree.add_scale(backward(bend(forward(v)))[0], damping, v)
 
 
 class NaturalStep[Params](eqx.Module):
@@ -143,7 +152,7 @@ def trust_region[Params: PyTree[Array]](
     params: Params,
     gain: Callable[[Params], Float[Array, ""]],
     divergence: Callable[[Params], Float[Array, ""]],
-    curvature: Callable[[Params], Float[Array, ""]],
+    product: Callable[[Params], Params],
     delta: Float[Array, ""] | float,
     damping: Float[Array, ""] | float,
     iterations: int,
@@ -152,11 +161,10 @@ def trust_region[Params: PyTree[Array]](
 ) -> Move[Params]:
     """θ ← θ_old + βᵏ s with the least k at which KL ≤ δ and L is better; else θ_old, bit for bit.
 
-    `gain` is L(θ) − L(θ_old), `divergence` the KL that is bounded, `curvature` that whose Hessian is A: the same,
-    or that of fewer rows.
+    `gain` is L(θ) − L(θ_old), `divergence` the KL that is bounded, `product` v ↦ A v + λ v with A its Hessian at
+    θ_old, or that of fewer rows, and λ = `damping`.
     """
     gradient = jax.grad(gain)(params)
-    product = fisher_vector_product(curvature, params, damping)
     natural = natural_step(product, gradient, delta, iterations)
     step, usable = natural.step, natural.usable
 

@@ -196,7 +196,8 @@ def test_no_step_is_taken_once_a_direction_had_no_positive_curvature():
 
 
 def test_damping_is_added():
-    product = fisher_vector_product(lambda t: jnp.sum(t**2 * jnp.array([1.0, 2.0])), jnp.array([3.0, 4.0]), 0.5)
+    bend = jnp.array([1.0, 2.0])
+    product = fisher_vector_product(lambda t: t, lambda t: jnp.sum(t**2 * bend), jnp.array([3.0, 4.0]), 0.5)
     np.testing.assert_allclose(product(jnp.array([1.0, 1.0])), [2.5, 4.5])
 
 
@@ -293,11 +294,12 @@ def test_the_value_of_continuous_actions_is_a_mean_of_draws():
 
 
 def move(gain, divergence, start=(0.0,), curvature=None, delta=0.5, damping=0.0):
+    start = jnp.array(start)
     return trust_region(
-        jnp.array(start),
+        start,
         gain,
         divergence,
-        curvature or divergence,
+        fisher_vector_product(lambda x: x, curvature or divergence, start, damping),
         delta,
         damping,
         iterations=3,

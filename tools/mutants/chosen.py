@@ -430,8 +430,8 @@ CHOSEN = [
     (
         "one key for every environment",
         "training/compiled.py",
-        "key = jax.random.fold_in(act_key, t)",
-        "key = act_key",
+        "jax.random.split(jax.random.fold_in(act_key, row), num_envs)",
+        "jax.random.split(act_key, num_envs)",
         ROLLOUTS,
         "a key reused: the same noise in every step of a rollout",
     ),
@@ -983,8 +983,8 @@ CHOSEN = [
     (
         "damping forgotten",
         "trust_region.py",
-        "lambda v: optax.tree.add_scale(product(v), damping, v)",
-        "lambda v: product(v)",
+        "lambda v: optax.tree.add_scale(backward(bend(forward(v)))[0], damping, v)",
+        "lambda v: backward(bend(forward(v)))[0]",
         f"{TRPO} -k damping",
         "the Fisher matrix is singular",
     ),
@@ -1007,8 +1007,8 @@ CHOSEN = [
     (
         "KL of the new policy from the old",
         "algorithms/trpo.py",
-        "old.kl(actor.distribution(obs))",
-        "actor.distribution(obs).kl(old)",
+        "lambda old, new: old.kl(new)",
+        "lambda old, new: new.kl(old)",
         f"{TRPO} -k old_policy_from",
         "KL(π_θ ‖ π_θold) for KL(π_θold ‖ π_θ)",
     ),

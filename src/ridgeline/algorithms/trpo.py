@@ -33,7 +33,7 @@ from ridgeline.optimisation import optimiser_state, polyak
 from ridgeline.records import DrawnActions, NetworkAlgorithm
 from ridgeline.returns import explained_variance
 from ridgeline.rollouts import Sample, everywhere, flatten, samples, standardise
-from ridgeline.trust_region import trust_region
+from ridgeline.trust_region import fisher_vector_product, trust_region
 from ridgeline.types import Action, EnvSpec, Metrics, Obs, Rollout, Steps, Transition, real, size, static
 
 
@@ -239,11 +239,16 @@ class TRPO(DrawnActions, NetworkAlgorithm[State, Policy[Actor]]):
     def search(self, actor: Actor, rows: Rows) -> tuple[Moved, Metrics]:
         """The constraint form's step."""
         every, some = flatten(rows), flatten(jax.tree.map(lambda x: x[:: self.fisher_stride], rows))
+
+        def policy(new: Actor) -> Distribution:
+            return jax.vmap(new.distribution)(some.sample.obs)
+
+        product = fisher_vector_product(policy, partial(divergence, some.old), actor, self.damping)
         moved = trust_region(
             actor,
             lambda new: mean_improvement(new, every.sample),
             lambda new: mean_kl(every, new),
-            lambda new: mean_kl(some, new),
+            product,
             self.max_kl,
             self.damping,
             self.cg_iterations,
@@ -288,9 +293,14 @@ class TRPO(DrawnActions, NetworkAlgorithm[State, Policy[Actor]]):
         return (at[0], penalty, jnp.array(False), jnp.array(False)), metrics
 
 
+def divergence(old: Distribution, new: Distribution) -> Float[Array, ""]:
+    """Ê KL(old ‖ new) of distributions row by row."""
+    return jnp.mean(jax.vmap(lambda old, new: old.kl(new))(old, new))
+
+
 def mean_kl(rows: Rows, actor: Any) -> Float[Array, ""]:
     """Ê KL(π_θold(·|s) ‖ π_θ(·|s)) over rows, of anything with a `distribution` of an observation."""
-    return jnp.mean(jax.vmap(lambda old, obs: old.kl(actor.distribution(obs)))(rows.old, rows.sample.obs))
+    return divergence(rows.old, jax.vmap(actor.distribution)(rows.sample.obs))
 
 
 def mean_improvement(actor: Any, rows: Sample) -> Float[Array, ""]:

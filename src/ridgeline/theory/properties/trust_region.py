@@ -9,11 +9,10 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from ridgeline.algorithms.trpo import Rows, improvement, mean_kl
+from ridgeline.algorithms.trpo import divergence, improvement
 from ridgeline.distributions import Categorical, DiagonalGaussian, Distribution
 from ridgeline.encoders import Architecture
 from ridgeline.networks import Actor
-from ridgeline.rollouts import Sample
 from ridgeline.theory.property import Measured, proves
 from ridgeline.trust_region import Move, fisher_vector_product, natural_step, trust_region
 from ridgeline.types import ActionSpec, ArraySpec, Continuous, Discrete, EnvSpec, MultiDiscrete
@@ -45,12 +44,13 @@ def _fisher(name: str, spec: ActionSpec) -> list[Measured]:
         actor = Actor.create(jax.random.key(15), EnvSpec(name, ArraySpec((2,)), spec), architecture, -0.3)
         start, unravel = ravel_pytree(actor)
         theta = start + 0.5 * jax.random.normal(jax.random.key(16), start.shape)
-        actor, none = unravel(theta), jnp.zeros(len(obs))
+        actor = unravel(theta)
         old = jax.vmap(actor.distribution)(obs)
-        rows = Rows(Sample(obs, none, none, none, none), old)
 
         def product(v: Array, damping: float) -> Array:
-            shipped = fisher_vector_product(lambda new: mean_kl(rows, new), actor, damping)
+            shipped = fisher_vector_product(
+                lambda new: jax.vmap(new.distribution)(obs), functools.partial(divergence, old), actor, damping
+            )
             return ravel_pytree(shipped(unravel(v)))[0]
 
         def outer(s: Array, action: Array) -> Array:
@@ -170,7 +170,9 @@ def the_step_keeps_its_promises(full: bool) -> list[Measured]:
             theta,
             lambda new: _gain(new, theta, weight, advantage),
             lambda new: _divergence(new, theta, weight),
-            lambda new: sign * _divergence(new, theta, weight),
+            fisher_vector_product(
+                lambda new: new, lambda new: sign * _divergence(new, theta, weight), theta, damping
+            ),
             delta,
             damping,
             20,
@@ -210,7 +212,9 @@ def _small_steps() -> list[Measured]:
 
     def one(theta: Array, weight: Array, advantage: Array, damping: Array) -> tuple[Array, Array, Array]:
         gradient = jax.grad(_gain)(theta, theta, weight, advantage)
-        product = fisher_vector_product(lambda new: _divergence(new, theta, weight), theta, damping)
+        product = fisher_vector_product(
+            lambda new: new, lambda new: _divergence(new, theta, weight), theta, damping
+        )
         dense = jax.hessian(lambda new: _divergence(new.reshape(theta.shape), theta, weight))(theta.reshape(-1))
         return natural_step(product, gradient, small, 60).step, gradient, dense
 
@@ -243,7 +247,7 @@ def the_natural_step_is_invariant(full: bool) -> list[Measured]:
 
     def natural(gain: Any, kl: Any, at: Array) -> tuple[Array, Array]:
         gradient = jax.grad(gain)(at)
-        return natural_step(fisher_vector_product(kl, at, 0.0), gradient, 0.01, 60).step, gradient
+        return natural_step(fisher_vector_product(lambda t: t, kl, at, 0.0), gradient, 0.01, 60).step, gradient
 
     def one(theta: Array, weight: Array, advantage: Array, matrix: Array) -> tuple[Array, ...]:
         flat = theta.reshape(-1)
@@ -257,7 +261,7 @@ def the_natural_step_is_invariant(full: bool) -> list[Measured]:
         step, gradient = natural(gain, kl, flat)
         phi = jnp.linalg.solve(matrix, flat)
         other, slope = natural(lambda p: gain(matrix @ p), lambda p: kl(matrix @ p), phi)
-        fisher = jax.vmap(fisher_vector_product(kl, flat, 0.0))(jnp.eye(size))
+        fisher = jax.vmap(fisher_vector_product(lambda t: t, kl, flat, 0.0))(jnp.eye(size))
         return step, matrix @ other, gradient, matrix @ slope, fisher
 
     step, other, gradient, slope, fisher = (
