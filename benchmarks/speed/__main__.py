@@ -84,7 +84,7 @@ def build_rltools(source: Path, folder: Path, work: str) -> Path:
 def turn(words: list[Any], **environment: str) -> dict[str, Any]:
     """One process; what it says of itself, and how long it took."""
     begun = time.perf_counter()
-    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | environment)
+    done = subprocess.run(words, capture_output=True, text=True, env=start.ENVIRONMENT | environment)
     process = time.perf_counter() - begun
     if done.returncode:
         raise SystemExit(f"{' '.join(map(str, words))} ended with {done.returncode}:\n{done.stderr[-2000:]}")

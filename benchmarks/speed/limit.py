@@ -51,8 +51,8 @@ def passes(record: Any, inputs: int, outputs: int) -> list[Passes]:
             return [Passes(critic, batch, 1, 2), Passes(actor, batch, 1, 1)]
         case "SAC":
             return [Passes(critic, batch, 2, 4), Passes((inputs, *hidden, 2 * outputs), batch, 1, 1)]
-        case "TRPO":  # beside a step of V its share of the conjugate gradient: three passes for each product
-            share = 3 * record.cg_iterations // record.value_epochs
+        case "TRPO":  # beside a step of V its share of the Fisher products, each four thirds of a gradient's pass
+            share = round(4 / 3 * (record.cg_iterations + 1) / record.value_epochs)
             return [Passes(value, batch, 0, 1), Passes(actor, batch, 0, share)]
     raise SystemExit(f"no passes are known of {type(record).__name__}")
 
