@@ -89,8 +89,7 @@ class Rows(NamedTuple):
     finished: Finished
 
 
-# Inlined, so that it changes nothing of what is compiled: asked for its shapes and its body, it is traced once.
-@partial(jax.jit, inline=True)
+@partial(jax.jit, inline=True)  # so that it is traced once, for its shapes and for its body
 def iterate(
     algorithm: Algorithm[Any, Any], env: Environment[Any], lane: Lane, steps: Steps
 ) -> tuple[Lane, Summary]:
