@@ -45,6 +45,7 @@ DEFINED = [
     "RL_TOOLS_DISABLE_TENSORBOARD",
     "RL_TOOLS_DISABLE_HDF5",
     "RL_TOOLS_BACKEND_ENABLE_BLAS",
+    "RL_TOOLS_BACKEND_ENABLE_OPENBLAS",
 ]
 MUX = "#include <rl_tools/nn/operations_cpu_mux.h>"
 ADAM = "#include <rl_tools/nn/optimizers/adam/instance/operations_generic.h>"

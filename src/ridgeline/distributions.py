@@ -17,7 +17,12 @@ class Distribution(eqx.Module):
         """A ~ π."""
 
     @abstractmethod
-    def log_prob(self, action: Array) -> Float[Array, ""]:
+    def divergence(old: Distribution, new: Distribution) -> Float[Array, ""]:
+    """Ê KL(old ‖ new) of distributions row by row."""
+    return jnp.mean(jax.vmap(lambda old, new: old.kl(new))(old, new))
+
+
+def log_prob(self, action: Array) -> Float[Array, ""]:
         """Log π(a); a density where actions are continuous."""
 
     @abstractmethod

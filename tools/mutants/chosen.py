@@ -1006,7 +1006,7 @@ CHOSEN = [
     ),
     (
         "KL of the new policy from the old",
-        "algorithms/trpo.py",
+        "distributions.py",
         "lambda old, new: old.kl(new)",
         "lambda old, new: new.kl(old)",
         f"{TRPO} -k old_policy_from",

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ridgeline.critics import Critic, Regression, create_critics, fit, fit_value, least, state_value, td_target
-from ridgeline.distributions import Distribution, log_prob
+from ridgeline.distributions import Distribution, divergence, log_prob
 from ridgeline.encoders import Activation
 from ridgeline.errors import UsageError
 from ridgeline.memory import Batch, Experience, Replay
@@ -244,17 +244,9 @@ class TRPO(DrawnActions, NetworkAlgorithm[State, Policy[Actor]]):
             return jax.vmap(new.distribution)(some.sample.obs)
 
         product = fisher_vector_product(policy, partial(divergence, some.old), actor, self.damping)
-        moved = trust_region(
-            actor,
-            lambda new: mean_improvement(new, every.sample),
-            lambda new: mean_kl(every, new),
-            product,
-            self.max_kl,
-            self.damping,
-            self.cg_iterations,
-            self.backtrack_ratio,
-            self.backtrack_tries,
-        )
+        gain, kl = partial(mean_improvement, rows=every.sample), partial(mean_kl, every)
+        search = self.cg_iterations, self.backtrack_ratio, self.backtrack_tries
+        moved = trust_region(actor, gain, kl, product, self.max_kl, self.damping, *search)
         accepted, dtype = moved.fraction > 0, moved.fraction.dtype
         metrics = {
             "train/approx_kl": moved.kl,
@@ -291,11 +283,6 @@ class TRPO(DrawnActions, NetworkAlgorithm[State, Policy[Actor]]):
         }
         penalty = Penalty(adapted_penalty(penalty.coefficient, kl, self.max_kl), at[1])
         return (at[0], penalty, jnp.array(False), jnp.array(False)), metrics
-
-
-def divergence(old: Distribution, new: Distribution) -> Float[Array, ""]:
-    """Ê KL(old ‖ new) of distributions row by row."""
-    return jnp.mean(jax.vmap(lambda old, new: old.kl(new))(old, new))
 
 
 def mean_kl(rows: Rows, actor: Any) -> Float[Array, ""]:

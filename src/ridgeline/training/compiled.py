@@ -96,7 +96,6 @@ def iterate(
     """T steps in each of N environments, then one update."""
     act_key, update_key = iteration_keys(lane.key, steps.iteration)
     policy, fresh_carry = algorithm.policy(lane.state), begin_carry(algorithm, env.spec)
-    last = algorithm.rollout_length - 1
     none, zeros = jnp.zeros(algorithm.num_envs, jnp.int32), jnp.zeros(algorithm.num_envs)
     everyone, nothing = jnp.ones(algorithm.num_envs, bool), Finished(none, none, zeros, none)
 
@@ -106,7 +105,7 @@ def iterate(
         action, carry = act_everywhere(algorithm, keys, policy, at.carry, at.running.obs, now)
         after, step = advance(env, at.running, action)
         if algorithm.fresh:
-            step = step._replace(truncated=step.truncated | (t == last))
+            step = step._replace(truncated=step.truncated | (t == algorithm.rollout_length - 1))
         x = Transition(at.running.obs, action, step.reward, step.next_obs, step.terminated, step.truncated)
         total, length = at.total + step.reward, at.running.elapsed + 1
         counted = x.ended & at.live
@@ -181,8 +180,8 @@ def chunk(
             assert clock is not None
             return (at[0] < count) & (clock[0] < until)
 
-        shapes = jax.eval_shape(iterate, algorithm, env, lane, Steps(end, end, first))[1]
-        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        summary = jax.eval_shape(iterate, algorithm, env, lane, Steps(end, end, first))[1]
+        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), summary)
         if algorithm.fresh:
             start = (jnp.zeros((), jnp.int32), (lane, zero))
             lane, total = jax.lax.while_loop(going, lambda at: (at[0] + 1, body(at[0], at[1])), start)[1]

@@ -9,8 +9,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from ridgeline.algorithms.trpo import divergence, improvement
-from ridgeline.distributions import Categorical, DiagonalGaussian, Distribution
+from ridgeline.algorithms.trpo import improvement
+from ridgeline.distributions import Categorical, DiagonalGaussian, Distribution, divergence
 from ridgeline.encoders import Architecture
 from ridgeline.networks import Actor
 from ridgeline.theory.property import Measured, proves
