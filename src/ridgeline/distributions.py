@@ -17,12 +17,7 @@ class Distribution(eqx.Module):
         """A ~ π."""
 
     @abstractmethod
-    def divergence(old: Distribution, new: Distribution) -> Float[Array, ""]:
-    """Ê KL(old ‖ new) of distributions row by row."""
-    return jnp.mean(jax.vmap(lambda old, new: old.kl(new))(old, new))
-
-
-def log_prob(self, action: Array) -> Float[Array, ""]:
+    def log_prob(self, action: Array) -> Float[Array, ""]:
         """Log π(a); a density where actions are continuous."""
 
     @abstractmethod
@@ -41,6 +36,11 @@ def log_prob(self, action: Array) -> Float[Array, ""]:
         """A ~ π and log π(a)."""
         action = self.sample(key)
         return action, self.log_prob(action)
+
+
+def divergence(old: Distribution, new: Distribution) -> Float[Array, ""]:
+    """Ê KL(old ‖ new) of distributions row by row."""
+    return jnp.mean(jax.vmap(lambda old, new: old.kl(new))(old, new))
 
 
 def log_prob(distribution: Distribution, action: Array) -> Float[Array, ""]:
