@@ -8,7 +8,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import pytest
-from miniatures import ALGORITHMS, SAMPLE, TINY, all_finite, assert_same, index, tiny
+from miniatures import ALGORITHMS, SAMPLE, TINY, all_finite, assert_same, index, sampled, tiny
 
 from ridgeline.algorithms import REGISTRY
 from ridgeline.theory.conformance import (
@@ -55,7 +55,7 @@ def test_a_truncation_hides_nothing(name: str) -> None:
     assert depends_on_successors(trained(name, HOMES[name]), "truncated") == (name != "pg")
 
 
-@every_algorithm
+@pytest.mark.parametrize("name", sampled(ALGORITHMS))
 def test_vmapped_update_learns_what_the_lone_one_does(name: str) -> None:
     run = trained(name, HOMES[name])
     update = jax.jit(jax.vmap(type(run.algorithm).update, (None, 0, 0, 0, 0)), compiler_options=QUICK_TO_COMPILE)
@@ -100,16 +100,21 @@ def alternatives(name: str) -> dict[str, list[Any]]:
     return found
 
 
-# A compilation each, so the first of every option's alternatives are tried together, then the second …
+# A compilation each, so the first of every option's alternatives are tried together, then the second …; but for
+# the sample's, those are slow.
 OPTIONS = [
-    (name, {option: others[i] for option, others in alternatives(name).items() if i < len(others)})
+    pytest.param(
+        name,
+        {option: others[i] for option, others in alternatives(name).items() if i < len(others)},
+        marks=[] if i == 0 or name in SAMPLE else pytest.mark.slow,
+    )
     for name in ALGORITHMS
     for i in range(max(map(len, alternatives(name).values())))
 ]
 
 
 def test_options_are_found() -> None:
-    flags = {flag for _, options in OPTIONS for flag in options}
+    flags = {flag for each in OPTIONS for flag in each.values[1]}
     assert {"double", "dueling", "replay", "shared", "normalise_rewards", "optimiser", "activation"} <= flags
 
 
