@@ -321,10 +321,21 @@ PRESETS: dict[tuple[str, str], Preset] = {
         for name, record in (
             ("ac", AC(critics=2, reparameterised=True, temperature=0.03)),
             ("sac", SAC(learning_rate=1e-3)),
-            ("ddpg", DDPG()),
-            ("td3", TD3()),
             ("naf", NAF(noise_scale=0.3)),
         )
+    },
+    **{
+        (name, "LunarLanderContinuous-v3"): Preset(
+            dataclasses.replace(
+                record,
+                num_envs=4,
+                gamma=0.98,
+                hidden=(128, 128),
+                replay=Replay(capacity=200_000, batch_size=128, warmup=10_000, updates=4),
+            ),
+            300_000,
+        )
+        for name, record in (("ddpg", DDPG()), ("td3", TD3()))
     },
     ("qsearch", "LunarLanderContinuous-v3"): Preset(
         QSearch(
