@@ -310,7 +310,7 @@ training: some publish that. Published figures are of the algorithm's best sourc
 
 The times are of a machine with 2 cores that did other work beside, for all seeds together, compiling apart:
 they are no measure of speed, for which there is [another page](speed.md). `python benchmarks/learning.py`
-measures and makes this page; every seed is in [benchmarks/results/learning](../benchmarks/results/learning).
+measures and makes this page; every seed is in `benchmarks/results/learning`.
 """
 MUJOCO = (
     "Three seeds, and general settings, not tuned for this environment. An interval of three seeds says little."
