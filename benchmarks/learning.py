@@ -335,8 +335,8 @@ NOTES: dict[str, list[str]] = {
         "prioritised replay. Few settings were tried of each: ten seeds take up to a quarter of an hour.",
     ],
     "LunarLanderContinuous-v3": [
-        "DDPG was given a third of its preset's steps, for want of time: after all 300,000 two tuning seeds stood at "
-        "214 and 262. What is not measured is so for the same reason.",
+        "DDPG was given a third of its preset's steps, for want of time: after all 300,000 two tuning seeds stood "
+        "at 214 and 262. What is not measured is so for the same reason.",
     ],
     "HalfCheetah-v5": [MUJOCO],
     "Hopper-v5": [MUJOCO],
