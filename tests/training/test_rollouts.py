@@ -6,8 +6,10 @@ import pytest
 from miniatures import Dice, Recorder, TwinFactory, assert_same, numpy_leaves
 
 from ridgeline.environments.stepped import SteppedFactory
+from ridgeline.training.evaluation import evaluate_hosted
 from ridgeline.training.hosted import Hosted
 from ridgeline.training.runner import Compiled, prepare
+from ridgeline.types import Step
 
 SEEDS = (0, 1, 2)
 ITERATIONS = 6
@@ -106,3 +108,33 @@ def test_both_runners_hand_over_the_same() -> None:
     for name in ("rows", "first_carry", "update_draws"):
         assert_same(getattr(hosted, name), getattr(compiled, name))
     assert numpy_leaves(hosted.summaries[0]).keys() == numpy_leaves(compiled.summaries[0]).keys()
+
+
+class Overwriting(SteppedFactory):
+    """Its hosts write every answer into the same arrays."""
+
+    def build(self, num_envs):
+        host, kept = super().build(num_envs), {}
+
+        def overwriting(call):
+            def answer(*given):
+                found = call(*given)
+                for where, x in found._asdict().items() if isinstance(found, Step) else [("next_obs", found)]:
+                    kept.setdefault(where, np.array(x))[:] = x
+                return Step(**kept) if isinstance(found, Step) else kept["next_obs"]
+
+            return answer
+
+        host.reset, host.step = overwriting(host.reset), overwriting(host.step)
+        return host
+
+
+def test_a_host_may_write_over_what_it_returned():
+    usual, overwriting = Recorded(hosted=True), Recorded(True, Overwriting)
+    assert usual.rows.ended.any()
+    assert_same(overwriting.rows, usual.rows)
+    assert_same(overwriting.summaries, usual.summaries)
+    algorithm, env = prepare(Recorder()), Dice()
+    policies = Hosted(algorithm, SteppedFactory(env), SEEDS).policies
+    played = [evaluate_hosted(algorithm, make(env), policies, 3, 20) for make in (SteppedFactory, Overwriting)]
+    assert_same(*played)

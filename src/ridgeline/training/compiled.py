@@ -180,8 +180,8 @@ def chunk(
             assert clock is not None
             return (at[0] < count) & (clock[0] < until)
 
-        summary = jax.eval_shape(iterate, algorithm, env, lane, Steps(end, end, first))[1]
-        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), summary)
+        shapes = jax.eval_shape(iterate, algorithm, env, lane, Steps(end, end, first))[1]
+        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         if algorithm.fresh:
             start = (jnp.zeros((), jnp.int32), (lane, zero))
             lane, total = jax.lax.while_loop(going, lambda at: (at[0] + 1, body(at[0], at[1])), start)[1]

@@ -161,19 +161,16 @@ def play_hosted(
                 episode[s, k], following[s] = following[s], following[s] + 1
             total[ended], length[ended] = 0, 0
             carry = reset_rows(carry, ended, fresh)
-            obs = merge_rows(obs, env.reset(starts[episode.ravel() % count], ended.ravel()), ended.ravel())
+            obs = begin_where(env, obs, starts[episode.ravel() % count], ended.ravel())
     return Episodes(returns, lengths)
 
 
-def merge_rows(old: Obs, new: Obs, mask: np.ndarray) -> Obs:
-    """A copy of `old` with the rows of `mask` from `new`."""
-
-    def one(kept: np.ndarray, fresh: np.ndarray) -> np.ndarray:
-        kept = kept.copy()
-        kept[mask] = fresh[mask]
-        return kept
-
-    return jax.tree.map(one, old, new)
+def begin_where(env: HostEnvironment, obs: Obs, seeds: np.ndarray, mask: np.ndarray) -> Obs:
+    """`obs`, copied before the environment may write over it, with new episodes' first ones wherever `mask`."""
+    kept = jax.tree.map(np.array, obs)
+    for mine, fresh in zip(jax.tree.leaves(kept), jax.tree.leaves(env.reset(seeds, mask)), strict=True):
+        mine[mask] = fresh[mask]
+    return kept
 
 
 def reset_rows(carry: Carry, ended: np.ndarray, fresh: Carry) -> Carry:

@@ -28,7 +28,7 @@ from ridgeline.training.compiled import (
     row_keys,
 )
 from ridgeline.training.devices import IN_ORDER, map_seeds
-from ridgeline.training.evaluation import Episodes, episode_seeds, evaluate_hosted, merge_rows
+from ridgeline.training.evaluation import Episodes, begin_where, episode_seeds, evaluate_hosted
 from ridgeline.training.replaying import replay
 from ridgeline.training.snapshot import Leaf, Saved, Stacked, fork_keys, keyed, plain
 from ridgeline.training.summary import Summary, is_broken, summarise
@@ -349,7 +349,7 @@ class Hosted:
             self.total[self.ended], self.length[self.ended] = 0, 0
             self.episode += self.ended
             mask = self.ended.ravel()
-            self.obs = merge_rows(self.obs, self.env.reset(self._episode_seeds(mask), mask), mask)
+            self.obs = begin_where(self.env, self.obs, self._episode_seeds(mask), mask)
 
     def _held(self) -> dict[str, Any]:
         """What is saved and restored as it is, by name."""
@@ -408,7 +408,7 @@ class Hosted:
         self._hold(self.keys, [cut_memories(*each) for each in zip(self._each_state(), columns, strict=True)])
         self.episode = self.episode + lost
         self.total[lost], self.length[lost], self.ended[lost] = 0, 0, True
-        self.obs = merge_rows(self.obs, self.env.reset(self._episode_seeds(~exact), ~exact), ~exact)
+        self.obs = begin_where(self.env, self.obs, self._episode_seeds(~exact), ~exact)
 
     def _episode_seeds(self, mask: np.ndarray | None = None) -> np.ndarray:
         """The seed of the episode that each row is in; only those of `mask` are worked out."""

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ridgeline.training.evaluation import merge_rows
+from ridgeline.training.evaluation import begin_where
 from ridgeline.types import HostEnvironment, Obs
 
 
@@ -32,7 +32,7 @@ def replay(
     for t in range(longest + 1):
         again = (begins == t) | ended if t else ended
         if again.any():
-            now = merge_rows(now, env.reset(seeds, again), again)
+            now = begin_where(env, now, seeds, again)
         found[begins == t] = 0
         if t < longest:
             step = env.step(played[t])
