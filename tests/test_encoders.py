@@ -170,7 +170,6 @@ def test_layers_of_one_shape_start_apart():
 
 @pytest.mark.parametrize("width", [1, 2])
 def test_linear_is_the_matrix_product(width):
-    """One column wide, it is computed as a sum."""
     layer = Linear(jnp.asarray(RANDOM.normal(size=(9, width)), float), jnp.arange(1.0, width + 1))
     x = jnp.asarray(RANDOM.normal(size=9), float)
     value, gradient = jax.value_and_grad(lambda layer: jnp.sum(layer(x) ** 2))(layer)

@@ -193,7 +193,8 @@ Whole runs of the public `train`, with logging and guards on, beside peers on th
 written by `python -m benchmarks.speed`, raw medians in `benchmarks/results/speed.json`. Sides take turns, each
 turn in a process of its own; figures are medians. *Run* is training alone, *compile* what precedes it (with a
 filled cache where the library has one), *limit* the matrix products and environment steps of the same work alone,
-on one core, measured between the turns.
+on one core, measured between the turns. *Return* is of one seed: it says that something was learned, not how
+reliably, for which see [results](results.md).
 """
 PICTURE = "![Seconds of training, by work and side](figures/speed.svg)"
 START = """\
