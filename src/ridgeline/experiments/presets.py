@@ -235,6 +235,23 @@ PRESETS: dict[tuple[str, str], Preset] = {
         ),
         120_000,
     ),
+    ("ac", "MountainCar-v0"): Preset(
+        AC(
+            num_envs=4,
+            rollout_length=4,
+            learning_rate=2e-3,
+            learning_rate_anneal=1.0,
+            normalise_observations=True,
+            # What finds the flag: Q starts too high, and a policy that follows it wholly, for 600 steps at a time.
+            temperature=0.01,
+            target_period=600,
+            tau=1.0,
+            next_action="expected",
+            gradient_action="expected",
+            replay=Replay(capacity=50_000, batch_size=128, warmup=1_000, updates=16, window=5),
+        ),
+        120_000,
+    ),
     ("ac", "CartPole-v1"): Preset(
         AC(
             num_envs=8,
@@ -261,6 +278,25 @@ PRESETS: dict[tuple[str, str], Preset] = {
             replay=Replay(capacity=100_000, batch_size=100, warmup=1_000, updates=2),
         ),
         100_000,
+    ),
+    ("sac", "MountainCar-v0"): Preset(
+        SAC(
+            num_envs=4,
+            rollout_length=4,
+            learning_rate=2e-3,
+            learning_rate_anneal=1.0,
+            normalise_observations=True,
+            # As for AC, and one critic: the lower of two no longer starts too high.
+            critics=1,
+            temperature=0.01,
+            target_entropy_share=0.2,
+            target_period=600,
+            tau=1.0,
+            next_action="expected",
+            gradient_action="expected",
+            replay=Replay(capacity=50_000, batch_size=128, warmup=1_000, updates=16, window=5),
+        ),
+        120_000,
     ),
     ("sac", "CartPole-v1"): Preset(
         SAC(
