@@ -31,6 +31,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {about or ''}"))
 
 
+def pytest_collection_finish() -> None:
+    """JAX starts with the devices that test modules asked for; no command that is run here changes them."""
+    jax.devices()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_compilations() -> Iterator[None]:
     """A process that keeps thousands of compiled programs dies in XLA's compiler, so none outlives its module."""

@@ -10,7 +10,6 @@ import pytest
 
 from ridgeline import cli
 from ridgeline.algorithms import REGISTRY
-from ridgeline.cli import devices
 from ridgeline.cli.words import parse_seeds
 
 QUICK = [
@@ -30,7 +29,6 @@ QUICK = [
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(devices, "use_all_cores", lambda device: None)  # devices are fixed once JAX has started
     return
 
 

@@ -8,7 +8,6 @@ from throwaway import A2C
 
 from ridgeline import cli
 from ridgeline.algorithms import REGISTRY
-from ridgeline.cli import devices
 from ridgeline.environments.probes import Probe
 from ridgeline.theory.conformance import CHECKS, TINY, WORLDS, learn
 from ridgeline.theory.probes import CHOOSING, QUICK, accepts, kinds, misses, shrunk, train
@@ -18,7 +17,6 @@ from ridgeline.theory.probes import CHOOSING, QUICK, accepts, kinds, misses, shr
 def _one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(REGISTRY, "a2c", A2C)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(devices, "use_all_cores", lambda device: None)  # devices are fixed once JAX has started
 
 
 def run(command: str) -> int:

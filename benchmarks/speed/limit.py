@@ -3,7 +3,8 @@
 `python -m benchmarks.speed.limit NAME` prints JSON. The products are those that a gradient step cannot do without:
 for each pass through a layer [B, m] → [B, n] one forward, and where there is a gradient two backward (that of the
 input not in the first layer). Layers of width 1 are left out. They run one after another inside one compiled loop,
-on one core, each reading what the one before it wrote. Environments are stepped with uniform actions.
+with as many threads as the run itself has, each reading what the one before it wrote. Environments are stepped
+with uniform actions.
 """
 
 import dataclasses
@@ -147,11 +148,13 @@ def measure_environment(work: Work, num_envs: int, steps: int = 2_000) -> float:
 def limit(name: str) -> dict[str, float]:
     """Seconds of the whole work's products and of its environment's steps."""
     from ridgeline.environments import make
+    from ridgeline.experiments.cores import arrange_cores
     from ridgeline.types import Continuous
 
     work = WORKS[name]
     record = work.record()
     spec = make(work.env, work.backend).spec
+    arrange_cores(record, spec, 1)
     inputs = spec.observation.shape[0]
     outputs = spec.action.size if isinstance(spec.action, Continuous) else spec.action.count
     products = measure_products(passes(record, inputs, outputs)) * gradient_steps(work, record)

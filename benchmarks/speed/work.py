@@ -230,9 +230,6 @@ WORKS = {
 def main() -> None:
     work = WORKS[sys.argv[1]]
     begun = time.perf_counter()
-    from ridgeline.cli.devices import use_all_cores
-
-    use_all_cores(None)
     import ridgeline
 
     with tempfile.TemporaryDirectory() as out:
@@ -245,6 +242,7 @@ def main() -> None:
             evaluations=0,
             final_episodes=50,
             out=out,
+            arrange=True,
         )
         result = run.result
     seconds = result["wall_seconds"]

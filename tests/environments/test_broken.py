@@ -15,7 +15,6 @@ from broken import CASES
 from safetensors.numpy import load_file
 
 from ridgeline import cli
-from ridgeline.cli import devices
 from ridgeline.training import evaluation
 
 COMMON = "--seeds 1 --num-envs 2 --hidden 4 --evaluations 1 --evaluation-episodes 2 --final-episodes 2 --quiet"
@@ -43,7 +42,6 @@ def table():
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(devices, "use_all_cores", lambda device: None)
     monkeypatch.setattr(evaluation, "LONGEST_EPISODE", 20)
     broken.ALONE.clear()
     broken.Crowd.count = 0

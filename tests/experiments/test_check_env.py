@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from ridgeline import cli
-from ridgeline.cli import devices
 from ridgeline.environments import make
 from ridgeline.environments.classic import CartPole
 from ridgeline.experiments.check_env import suggest
@@ -86,7 +85,6 @@ class Mismatched(CartPole):
 @pytest.fixture
 def examine(monkeypatch, capsys):
     """The exit code, the rows by name and verdict, and all that was printed."""
-    monkeypatch.setattr(devices, "use_all_cores", lambda device: None)
     monkeypatch.setenv("COLUMNS", "300")
 
     def run(env, flags="--episodes 3"):

@@ -17,7 +17,6 @@ import pytest
 
 import ridgeline
 from ridgeline import cli
-from ridgeline.cli import devices
 from ridgeline.errors import FileError
 from ridgeline.experiments.checkpoint import Checkpoints, read
 from ridgeline.experiments.config import read_config
@@ -255,7 +254,6 @@ def test_resuming_a_damaged_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """`ridgeline resume` as a user meets it: it ends where the undisturbed run does, or refuses in one line."""
-    monkeypatch.setattr(devices, "use_all_cores", lambda device: None)
     folder = damaged(world, tmp_path)
     for file in files:
         spoil(folder / file)

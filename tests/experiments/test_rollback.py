@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from ridgeline import cli
-from ridgeline.cli import devices
 from ridgeline.experiments.checkpoint import Checkpoints
 from ridgeline.experiments.loading import load_policy
 from ridgeline.experiments.policy import open_policy
@@ -45,11 +44,6 @@ def poison(kind: Any, calls: set[int], patch: pytest.MonkeyPatch) -> None:
         return real(self, *rest, **more)
 
     patch.setattr(kind, "run", run)
-
-
-@pytest.fixture(autouse=True)
-def _devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "use_all_cores", lambda device: None)
 
 
 @pytest.mark.parametrize("backend", KINDS)

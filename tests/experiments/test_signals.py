@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from ridgeline import cli
-from ridgeline.cli import devices
 from ridgeline.experiments.checkpoint import Checkpoints
 from ridgeline.experiments.settings import FINAL_SEED
 from ridgeline.training.hosted import Hosted
@@ -84,21 +83,14 @@ def at(phase: str, kind: Any, act: Callable[[], None], patch: pytest.MonkeyPatch
     patch.setattr(kind, "evaluate", evaluate)
 
 
-@pytest.fixture(autouse=True)
-def _devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "use_all_cores", lambda device: None)
-
-
 @pytest.fixture(scope="module")
 def ends(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """The undisturbed runs' ends, by backend."""
     found = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(devices, "use_all_cores", lambda device: None)
-        for backend in KINDS:
-            folder = tmp_path_factory.mktemp("runs") / backend
-            assert command(train(backend, folder)) == 0
-            found[backend] = end(folder)
+    for backend in KINDS:
+        folder = tmp_path_factory.mktemp("runs") / backend
+        assert command(train(backend, folder)) == 0
+        found[backend] = end(folder)
     return found
 
 

@@ -20,7 +20,6 @@ from disk import Operation, no_fault, recording
 
 import ridgeline
 from ridgeline import cli
-from ridgeline.cli import devices
 from ridgeline.experiments.checkpoint import Checkpoints
 from ridgeline.experiments.run import resume, take_up
 from ridgeline.training.loop import Progress
@@ -57,19 +56,13 @@ def end(folder: Path) -> dict[str, Any]:
     return arrays | {path.name: path.read_bytes() for path in (folder / "policies").iterdir()}
 
 
-@pytest.fixture(autouse=True)
-def _devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "use_all_cores", lambda device: None)
-
-
 @pytest.fixture(scope="module")
 def whole(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[Operation]]:
     """The undisturbed run: its end, its rows, and what it did to its files."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    with pytest.MonkeyPatch.context() as patch, recording(folder.parent) as operations:
-        patch.setattr(devices, "use_all_cores", lambda device: None)
+    with recording(folder.parent) as operations:
         assert command(train(folder)) == 0
     return end(folder), rows(folder), operations
 

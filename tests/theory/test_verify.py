@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from ridgeline import cli
-from ridgeline.cli import devices
 from ridgeline.theory import properties, verify
 from ridgeline.theory.conformance import CHECKS
 from ridgeline.theory.property import Measured, Property
@@ -18,7 +17,6 @@ from ridgeline.theory.verify import properties_of
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(devices, "use_all_cores", lambda device: None)  # devices are fixed once JAX has started
 
 
 def run(command: str) -> int:

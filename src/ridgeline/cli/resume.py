@@ -44,6 +44,7 @@ def run(words: list[str]) -> int:
         allow_import=flags.allow_import,
         env_timeout=flags.env_timeout,
         compile_cache=flags.compile_cache,
+        arrange=True,
     )
     show(training, flags.quiet)
     return 0

@@ -87,6 +87,7 @@ def run(words: list[str]) -> int:
         "initial_policy": how.initial_policy,
         "sinks": tuple(name for name in ("csv", "tensorboard") if getattr(how, name)),
         "command": shlex.join(["ridgeline", "train", *words]),
+        "arrange": True,
     }
     if how.dry_run:
         show_forecast(flags.algorithm, ridgeline.forecast(flags.algorithm, found, **asked))

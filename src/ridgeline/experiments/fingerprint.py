@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 
+from ridgeline.experiments.cores import threads
+
 
 def fingerprint() -> dict[str, Any]:
     """Versions, flags, devices and CPU. Where two are equal, so are the runs, bit for bit."""
@@ -21,6 +23,7 @@ def fingerprint() -> dict[str, Any]:
         "cpu": cpu(),
         "devices": f"{len(devices)} × {devices[0].device_kind}",
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "threads": threads(),
         "x64": bool(jax.config.jax_enable_x64),
     }
 

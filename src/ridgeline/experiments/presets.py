@@ -287,11 +287,11 @@ PRESETS: dict[tuple[str, str], Preset] = {
             learning_rate_anneal=1.0,
             normalise_observations=True,
             # As for AC, and one critic: the lower of two no longer starts too high.
+            target_period=600,
+            tau=1.0,
             critics=1,
             temperature=0.01,
             target_entropy_share=0.2,
-            target_period=600,
-            tau=1.0,
             next_action="expected",
             gradient_action="expected",
             replay=Replay(capacity=50_000, batch_size=128, warmup=1_000, updates=16, window=5),

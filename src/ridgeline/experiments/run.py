@@ -24,6 +24,7 @@ from ridgeline.errors import FileError, UsageError
 from ridgeline.experiments.checkpoint import Checkpoints
 from ridgeline.experiments.compile_cache import keep_compilations
 from ridgeline.experiments.config import KEPT, read_config, record_from_json, spec_from_json, write_config
+from ridgeline.experiments.cores import arrange_cores
 from ridgeline.experiments.finished import Run
 from ridgeline.experiments.forecast import Forecast
 from ridgeline.experiments.forecast import forecast as measure
@@ -51,7 +52,8 @@ def train(
     """Train an algorithm, by name (its preset for the environment) or as a record, and judge what it learned.
 
     `seeds`: how many, or which; by default 10 where the environment is compiled, 3 on hosts. `callback` is called
-    between chunks. Further keywords are `env_timeout` and `compile_cache` (see `start`) and those of `Settings`.
+    between chunks. Further keywords are `env_timeout`, `compile_cache` and `arrange` (see `start`) and those of
+    `Settings`.
 
     Raises: `UsageError` before anything is written.
     """
@@ -78,23 +80,35 @@ def start(
     steps: int | None = None,
     seeds: int | Sequence[int] | None = None,
     compile_cache: bool = True,
+    arrange: bool = False,
     **settings: Any,
 ) -> Training:
     """What `train` runs, to be iterated over by hand. Further keywords are `env_timeout` (see `make`) and those of
     `Settings`.
 
-    `compile_cache`: what is compiled is kept for the next process (see `compile_cache`).
+    `compile_cache`: what is compiled is kept for the next process (see `compile_cache`). `arrange`: JAX is set for
+    this run, if it has not started yet: its CPU devices and threads (see `arrange_cores`).
     """
-    training = Training(*_asked(algorithm, env, steps, seeds, **settings))
+    found = _asked(algorithm, env, steps, seeds, **settings)
+    if arrange:
+        arrange_cores(found[0], found[1].spec, len(found[2].seeds))
+    training = Training(*found)
     training.notes += keep_compilations() if compile_cache else ()
     return training
 
 
 def forecast(
-    algorithm: str | Algorithm[Any, Any], env: Any, *, compile_cache: bool = True, **asked: Any
+    algorithm: str | Algorithm[Any, Any],
+    env: Any,
+    *,
+    compile_cache: bool = True,
+    arrange: bool = False,
+    **asked: Any,
 ) -> Forecast:
     """What `train` with the same arguments would take, from a second of it; nothing is written."""
     found = _asked(algorithm, env, **asked)
+    if arrange:
+        arrange_cores(found[0], found[1].spec, len(found[2].seeds))
     if compile_cache:
         keep_compilations()
     return measure(*found)
@@ -149,16 +163,17 @@ def resume(
     env: Any = None,
     algorithm: Algorithm[Any, Any] | None = None,
     callback: Callable[[Progress], None] | None = None,
+    arrange: bool = False,
 ) -> Run:
     """Go on with a run that was stopped or killed, to the same end as if it had not been.
 
     `steps` extends it. `env` is needed where the run's is code of your own, `algorithm` where its record is. A run
-    that is finished is returned as it is.
+    that is finished is returned as it is. `arrange` is as for `start`.
     """
     found = Path(folder)
     if is_finished(found, steps):
         return Run(found)
-    return run_through(take_up(found, steps=steps, env=env, algorithm=algorithm), callback)
+    return run_through(take_up(found, steps=steps, env=env, algorithm=algorithm, arrange=arrange), callback)
 
 
 def is_finished(folder: Path, steps: int | None = None) -> bool:
@@ -176,8 +191,9 @@ def take_up(
     allow_import: bool = False,
     env_timeout: float | int | None = None,
     compile_cache: bool = True,
+    arrange: bool = False,
 ) -> Training:
-    """What `resume` runs, to be iterated over by hand.
+    """What `resume` runs, to be iterated over by hand; `compile_cache` and `arrange` as for `start`.
 
     Raises: `FileError` where the folder does not say enough of the run, `UsageError` where you have to.
     """
@@ -203,6 +219,8 @@ def take_up(
             raise UsageError("the run has an encoder of yours: pass the record that has it, as `algorithm`")
         algorithm = record_from_json(kind(), config["hyperparameters"], str(folder))
     total = max(steps or 0, config["steps"])
+    if arrange:
+        arrange_cores(algorithm, env.spec, len(config["seeds"]))
     kept = {name: config[name] for name in KEPT} | {"sinks": tuple(config["sinks"])}
     settings = Settings(total, tuple(config["seeds"]), **kept)
     training = Training(algorithm, env, settings, resumed=(folder, config))
