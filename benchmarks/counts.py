@@ -93,7 +93,7 @@ def size(shape: str) -> int:
 def counts_of(work: Work) -> dict[str, Counts]:
     """Compile what trains one seed, and count."""
     from ridgeline.environments import make
-    from ridgeline.training.compiled import begin, chunk
+    from ridgeline.training.compiled import begin, chunk, layout_of
     from ridgeline.training.devices import seed_mesh
     from ridgeline.training.runner import prepare
 
@@ -101,7 +101,10 @@ def counts_of(work: Work) -> dict[str, Counts]:
     env, mesh = make(work.env), seed_mesh(1)
     lanes = jax.eval_shape(partial(begin, mesh=mesh), record, env, np.zeros(1, np.uint32))
     number, real = np.int32(0), np.float32(1)
-    lowered = chunk.lower(record, env, lanes, np.ones(1, np.int32), number, real, real, mesh=mesh)
+    fixed, together = jax.tree.flatten((record, env))
+    lanes, state = jax.tree.flatten(lanes)
+    layout, ones = layout_of(together, state, env.spec), np.ones(1, np.int32)
+    lowered = chunk.lower(fixed, lanes, ones, number, real, real, layout=layout, mesh=mesh)
     program = lowered.compile().as_text()
     beside = count(program, 0)
     return {"iteration": count(program, 1).plus(beside, -1), "chunk": beside}

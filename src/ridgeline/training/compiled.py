@@ -5,12 +5,13 @@ logging, evaluation and the run's total change neither the compiled code nor the
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jax.tree_util import PyTreeDef
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree, UInt
 
 from ridgeline.environments.base import Running, advance, start_episodes, where_ended
@@ -31,6 +32,21 @@ class Lane(NamedTuple):
     carry: PyTree[Array]
     episode_return: Float[Array, "N"]
     clock: tuple[Int[Array, ""], Int[Array, ""]] | None
+
+
+class Layout:
+    """How the arrays of a call are put together, one object for each way, so that compiled code is found at once.
+
+    Calls take and return lists of arrays: to flatten records of modules takes Python as long as to step a game.
+    """
+
+    def __init__(self, fixed: PyTreeDef, state: PyTreeDef, spec: EnvSpec) -> None:
+        self.fixed, self.state, self.spec = fixed, state, spec
+        self.policies: PyTreeDef | None = None  # once what gives them is traced
+        self.summary: PyTreeDef | None = None  # as well
+
+
+layout_of = cache(Layout)
 
 
 def key_for(seed_key: PRNGKeyArray, use: str) -> PRNGKeyArray:
@@ -148,22 +164,23 @@ def gather_until_dead(row: Callable[[Rows, Int[Array, ""]], Any], begun: Rows, l
     return going[1], going[2]
 
 
-@partial(jax.jit, static_argnames="mesh", donate_argnames="lanes")
+@partial(jax.jit, static_argnames=("layout", "mesh"), donate_argnames="lanes")
 def chunk(
-    algorithm: Algorithm[Any, Any],
-    env: Environment[Any],
-    lanes: Lane,
+    fixed: list[Array],
+    lanes: list[Array],
     count: Int[Array, "S"],
     first: Int[Array, ""],
     until: Float[Array, ""],
     total: Float[Array, ""],
     *,
+    layout: Layout,
     mesh: Mesh,
-) -> tuple[Lane, Summary]:
-    """`count` iterations of every seed, from the one numbered `first`; and what they amounted to.
+) -> tuple[list[Array], list[Array], Float[Array, "S K"]]:
+    """`count` iterations of every seed, from the one numbered `first`; what acts then, and what they amounted to.
 
     Where rollouts are whole episodes, a seed counts its iterations itself and stops after `until` steps.
     """
+    algorithm, env = jax.tree.unflatten(layout.fixed, fixed)
     rows = algorithm.num_envs * algorithm.rollout_length
 
     def one_seed(lane: Lane, count: Int[Array, ""], shared: tuple[Any, ...]) -> tuple[Lane, Summary]:
@@ -189,7 +206,11 @@ def chunk(
             lane, total = jax.lax.fori_loop(first, first + count, body, (lane, zero))
         return lane, total._replace(broken=is_broken(lane.state))
 
-    return over_seeds(one_seed, mesh, (lanes, count), (algorithm, env, first, until, total))
+    begun = jax.tree.unflatten(layout.state, lanes)
+    ended, summary = over_seeds(one_seed, mesh, (begun, count), (algorithm, env, first, until, total))
+    policies, layout.policies = jax.tree.flatten(algorithm.policy(ended.state))
+    numbers, layout.summary = jax.tree.flatten(summary)
+    return jax.tree.leaves(ended), policies, jnp.stack(numbers, -1)
 
 
 @partial(jax.jit, static_argnames="mesh")

@@ -34,6 +34,9 @@ def map_seeds[*Each](function: Callable[[*Each], Any], *each: *Each) -> Any:
     One after the other on a CPU (bit-equal to running alone, and as fast), side by side on an accelerator.
     """
     if jax.default_backend() == "cpu":
+        if all(len(x) == 1 for x in jax.tree.leaves(each)):  # a loop would copy what it goes through
+            alone: Any = jax.tree.map(lambda x: x[0], each)
+            return jax.tree.map(lambda x: x[None], function(*alone))
         return jax.lax.map(lambda one: function(*one), each)
     return jax.vmap(function)(*each)
 

@@ -7,13 +7,12 @@ acts. The functions inside the calls are the compiled runner's own, with the sam
 import math
 from collections import deque
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import PyTreeDef
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree, UInt
 
 from ridgeline.environments.base import where_ended
@@ -21,10 +20,12 @@ from ridgeline.errors import RidgelineError
 from ridgeline.memory import Memory
 from ridgeline.specs import FLOAT32_MAX
 from ridgeline.training.compiled import (
+    Layout,
     act_everywhere,
     begin_carry,
     iteration_keys,
     key_for,
+    layout_of,
     row_keys,
 )
 from ridgeline.training.devices import IN_ORDER, map_seeds
@@ -56,21 +57,6 @@ def begin(algorithm: Algorithm[Any, Any], seed: UInt[Array, ""], *, spec: EnvSpe
     """A seed's key and state before its first step."""
     key = jax.random.key(seed)
     return key, algorithm.init(key_for(key, "init"), spec)
-
-
-class Layout:
-    """How the arrays of a call are put together, one object for each way, so that compiled code is found at once.
-
-    Calls take and return lists of arrays: to flatten records of modules takes Python as long as to step a game.
-    """
-
-    def __init__(self, fixed: PyTreeDef, state: PyTreeDef, spec: EnvSpec) -> None:
-        self.fixed, self.state, self.spec = fixed, state, spec
-        self.policies: PyTreeDef | None = None  # once `gather_policies` is traced
-        self.summary: PyTreeDef | None = None  # once `learn` is traced
-
-
-layout_of = cache(Layout)
 
 
 @partial(jax.jit, static_argnames="layout", compiler_options=IN_ORDER)

@@ -10,10 +10,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
 from ridgeline.errors import ContractError, EnvironmentCrash, RidgelineError, UsageError
-from ridgeline.training.compiled import Lane, begin, chunk
+from ridgeline.training.compiled import Lane, begin, chunk, layout_of
 from ridgeline.training.devices import copy_seeds, pad_seeds, seed_mesh
 from ridgeline.training.evaluation import Episodes, evaluate_compiled, evaluation_keys, play
 from ridgeline.training.hosted import Hosted
@@ -84,11 +85,24 @@ class Compiled:
         padded = pad_seeds(seeds, self.mesh)
         self.wanted = np.arange(len(padded)) < len(seeds)
         if saved is None:
-            self.lanes = begin(algorithm, env, padded, mesh=self.mesh)
+            lanes = begin(algorithm, env, padded, mesh=self.mesh)
         else:
-            self.lanes = self._restored(
-                jax.eval_shape(partial(begin, mesh=self.mesh), algorithm, env, padded), saved
-            )
+            lanes = self._restored(jax.eval_shape(partial(begin, mesh=self.mesh), algorithm, env, padded), saved)
+        fixed, together = jax.tree.flatten((algorithm, env))
+        self._fixed = jax.device_put(fixed, NamedSharding(self.mesh, PartitionSpec()))
+        self._lanes, state = jax.tree.flatten(lanes)
+        self._layout = layout_of(together, state, env.spec)
+        self._acting: list[Array] | None = None  # what the last chunk left to act, if nothing changed since
+
+    @property
+    def lanes(self) -> Lane:
+        """What every seed's training consists of; leading axis: seeds, filled up to equally many a device."""
+        lanes: Lane = jax.tree.unflatten(self._layout.state, self._lanes)
+        return lanes
+
+    @lanes.setter
+    def lanes(self, lanes: Lane) -> None:
+        self._lanes, self._acting = jax.tree.leaves(lanes), None
 
     def compile(self, episodes: int) -> None:
         """Run no iteration and play no step: that compiles both."""
@@ -103,8 +117,12 @@ class Compiled:
         # Seeds that only fill up the last device's share get none.
         counts = np.where(self.wanted, np.int32(count), np.int32(0))
         where = (np.int32(first), _real(until), _real(total))
-        self.lanes, summary = chunk(self.algorithm, self.env, self.lanes, counts, *where, mesh=self.mesh)
-        return jax.tree.map(lambda x: x[: self.num_seeds], jax.device_get(summary))
+        self._lanes, self._acting, numbers = chunk(
+            self._fixed, self._lanes, counts, *where, layout=self._layout, mesh=self.mesh
+        )
+        columns = np.asarray(numbers)[: self.num_seeds].T
+        summary: Summary = jax.tree.unflatten(self._layout.summary, list(columns))
+        return summary
 
     @property
     def states(self) -> PyTree[Array]:
@@ -114,7 +132,10 @@ class Compiled:
     @property
     def policies(self) -> PyTree[Array]:
         """What acts, of every seed; leading axis: seeds."""
-        return copy_seeds(self.algorithm.policy(self.lanes.state), count=self.num_seeds)
+        if self._acting is None:
+            return copy_seeds(self.algorithm.policy(self.lanes.state), count=self.num_seeds)
+        policies = jax.tree.unflatten(self._layout.policies, self._acting)
+        return policies if self.wanted.all() else copy_seeds(policies, count=self.num_seeds)
 
     def evaluate(self, seed: int, episodes: int) -> Episodes:
         """Greedy episodes [S, E], from starts that `seed` decides."""
