@@ -93,8 +93,9 @@ def size(shape: str) -> int:
 def counts_of(work: Work) -> dict[str, Counts]:
     """Compile what trains one seed, and count."""
     from ridgeline.environments import make
-    from ridgeline.training.compiled import begin, chunk, layout_of
+    from ridgeline.training.compiled import begin, chunk
     from ridgeline.training.devices import seed_mesh
+    from ridgeline.training.layout import layout_of
     from ridgeline.training.runner import prepare
 
     record: Any = prepare(work.record())

@@ -27,8 +27,8 @@ from ridgeline.theory.conformance import (  # noqa: F401  (tests take them from 
     random_rollout,
 )
 from ridgeline.theory.probes import kinds, quick, shrunk
-from ridgeline.training.compiled import key_for
 from ridgeline.training.evaluation import episode_seeds
+from ridgeline.training.keys import key_for
 from ridgeline.types import (
     Algorithm,
     ArraySpec,

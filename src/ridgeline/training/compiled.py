@@ -5,17 +5,18 @@ logging, evaluation and the run's total change neither the compiled code nor the
 """
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jax.tree_util import PyTreeDef
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree, UInt
 
 from ridgeline.environments.base import Running, advance, start_episodes, where_ended
 from ridgeline.training.devices import over_seeds
+from ridgeline.training.keys import iteration_keys, key_for, row_keys
+from ridgeline.training.layout import Layout
 from ridgeline.training.summary import Summary, is_broken, summarise
 from ridgeline.types import Action, Algorithm, Environment, EnvSpec, Obs, Rollout, Steps, Transition
 
@@ -34,26 +35,6 @@ class Lane(NamedTuple):
     clock: tuple[Int[Array, ""], Int[Array, ""]] | None
 
 
-class Layout:
-    """How the arrays of a call are put together, one object for each way, so that compiled code is found at once.
-
-    Calls take and return lists of arrays: to flatten records of modules takes Python as long as to step a game.
-    """
-
-    def __init__(self, fixed: PyTreeDef, state: PyTreeDef, spec: EnvSpec) -> None:
-        self.fixed, self.state, self.spec = fixed, state, spec
-        self.policies: PyTreeDef | None = None  # once what gives them is traced
-        self.summary: PyTreeDef | None = None  # as well
-
-
-layout_of = cache(Layout)
-
-
-def key_for(seed_key: PRNGKeyArray, use: str) -> PRNGKeyArray:
-    """The key of a seed for one named use."""
-    return jax.random.fold_in(seed_key, ("init", "environments", "iterations", "forks").index(use))
-
-
 def begin_lane(algorithm: Algorithm[Any, Any], env: Environment[Any], seed_key: PRNGKeyArray) -> Lane:
     """One seed before its first step."""
     streams = jax.random.split(key_for(seed_key, "environments"), algorithm.num_envs)
@@ -68,22 +49,11 @@ def begin_carry(algorithm: Algorithm[Any, Any], spec: EnvSpec) -> PyTree[Array]:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (algorithm.num_envs, *x.shape)), algorithm.begin(spec))
 
 
-def row_keys(act_key: PRNGKeyArray, row: Int[Array, ""], num_envs: int) -> Key[Array, "N"]:
-    """The keys that one row's actions are drawn with."""
-    return jax.random.split(jax.random.fold_in(act_key, row), num_envs)
-
-
 def act_everywhere(
     algorithm: Algorithm[Any, Any], keys: Key[Array, "N"], policy: Any, carry: Any, obs: Obs, steps: Steps
 ) -> tuple[Action, Any]:
     """One exploring action for each of N environments."""
     return jax.vmap(algorithm.act, (0, None, 0, 0, None))(keys, policy, carry, obs, steps)
-
-
-def iteration_keys(seed_key: PRNGKeyArray, iteration: Int[Array, ""]) -> tuple[PRNGKeyArray, PRNGKeyArray]:
-    """The keys of one iteration, for acting (folded with the row) and for the update."""
-    act_key, update_key = jax.random.split(jax.random.fold_in(key_for(seed_key, "iterations"), iteration))
-    return act_key, update_key
 
 
 class Finished(NamedTuple):

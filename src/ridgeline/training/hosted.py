@@ -20,16 +20,13 @@ from ridgeline.errors import RidgelineError
 from ridgeline.memory import Memory
 from ridgeline.specs import FLOAT32_MAX
 from ridgeline.training.compiled import (
-    Layout,
     act_everywhere,
     begin_carry,
-    iteration_keys,
-    key_for,
-    layout_of,
-    row_keys,
 )
 from ridgeline.training.devices import IN_ORDER, map_seeds
 from ridgeline.training.evaluation import Episodes, begin_where, episode_seeds, evaluate_hosted
+from ridgeline.training.keys import iteration_keys, key_for, row_keys
+from ridgeline.training.layout import Layout, layout_of
 from ridgeline.training.replaying import replay
 from ridgeline.training.snapshot import Leaf, Saved, Stacked, fork_keys, keyed, plain
 from ridgeline.training.summary import Summary, is_broken, summarise

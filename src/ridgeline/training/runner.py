@@ -14,10 +14,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
 from ridgeline.errors import ContractError, EnvironmentCrash, RidgelineError, UsageError
-from ridgeline.training.compiled import Lane, begin, chunk, layout_of
+from ridgeline.training.compiled import Lane, begin, chunk
 from ridgeline.training.devices import copy_seeds, pad_seeds, seed_mesh
 from ridgeline.training.evaluation import Episodes, evaluate_compiled, evaluation_keys, play
 from ridgeline.training.hosted import Hosted
+from ridgeline.training.layout import layout_of
 from ridgeline.training.snapshot import Leaf, Saved, fork_keys, keyed, place, plain
 from ridgeline.training.summary import Summary
 from ridgeline.types import Algorithm, Environment, EnvSpec, HostFactory, example_transition

@@ -11,8 +11,9 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Key, PyTree, UInt
 
-from ridgeline.training.compiled import Lane, key_for
+from ridgeline.training.compiled import Lane
 from ridgeline.training.devices import over_seeds
+from ridgeline.training.keys import key_for
 
 # Arrays in the places of shapes, out of a checkpoint; a length of -1 stands for any.
 type Saved = Callable[[PyTree[jax.ShapeDtypeStruct]], PyTree[np.ndarray]]
