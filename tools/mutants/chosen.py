@@ -429,7 +429,7 @@ CHOSEN = [
     ),
     (
         "one key for every environment",
-        "training/compiled.py",
+        "training/keys.py",
         "jax.random.split(jax.random.fold_in(act_key, row), num_envs)",
         "jax.random.split(act_key, num_envs)",
         ROLLOUTS,
