@@ -3,6 +3,8 @@
 import os
 from collections.abc import Iterator
 
+# Without bytecode a thousand modules are compiled in each of the commands that tests start: 2 s.
+os.environ["PYTHONDONTWRITEBYTECODE"] = ""
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["RIDGELINE_COMPILE_CACHE"] = "0"  # what is counted here are compilations
 

@@ -393,7 +393,10 @@ def preset(name: str, spec: EnvSpec) -> Preset:
 
 
 def _general_ppo(spec: EnvSpec) -> Preset:
-    """Atari's settings for images (Schulman et al. 2017, table 5), MuJoCo's otherwise, with normalisation."""
+    """Atari's settings for images (Schulman et al. 2017, table 5), MuJoCo's otherwise, with normalisation.
+
+    Continuous actions begin near the middle of their bounds: where they cost, wide ones teach a body to fall soon.
+    """
     if _has_image(spec):
         return Preset(PPO(num_envs=8, rollout_length=128, learning_rate=2.5e-4, entropy_coef=0.01), 1_000_000)
     continuous = isinstance(spec.action, Continuous)
@@ -404,9 +407,11 @@ def _general_ppo(spec: EnvSpec) -> Preset:
             epochs=10,
             batch_size=64,
             learning_rate=3e-4,
+            learning_rate_anneal=float(continuous),
             normalise_observations=True,
             normalise_rewards=continuous,
             shared=not continuous,
+            log_std=-1.0 if continuous else 0.0,
         ),
         1_000_000 if continuous else 500_000,
     )
@@ -425,6 +430,7 @@ def _general_trpo(spec: EnvSpec) -> Preset:
             batch_size=256,
             normalise_observations=True,
             normalise_rewards=continuous,
+            log_std=-1.0 if continuous else 0.0,
         ),
         1_000_000 if continuous else 500_000,
     )
