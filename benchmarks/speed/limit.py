@@ -1,10 +1,10 @@
 """How fast the work could be on this machine: its matrix products, and its environment's steps, and nothing else.
 
 `python -m benchmarks.speed.limit NAME` prints JSON. The products are those that a gradient step cannot do without:
-for each pass through a layer [B, m] → [B, n] one forward, and where there is a gradient two backward (that of the
-input not in the first layer). Layers of width 1 are left out. They run one after another inside one compiled loop,
-with as many threads as the run itself has, each reading what the one before it wrote. Environments are stepped
-with uniform actions.
+for each pass through a layer [B, m] → [B, n] one forward, and backward one for the gradient by the weights and one
+for that by the input, where they are wanted. Layers of width 1 are left out. They run one after another inside one
+compiled loop, with as many threads as the run itself has, nothing transposed. Environments are stepped with
+uniform actions.
 """
 
 import dataclasses
@@ -18,12 +18,13 @@ from benchmarks.speed.work import WORKS, Work
 
 @dataclasses.dataclass(frozen=True)
 class Passes:
-    """Passes of a batch through a network in one gradient step: forward alone, and with a gradient."""
+    """Passes of a batch through a network in one gradient step."""
 
     widths: tuple[int, ...]
     batch: int
-    forward: int
-    gradient: int
+    forward: int = 0  # and not back
+    by_weights: int = 0  # with the gradient by the parameters
+    by_input: int = 0  # with the gradient by the input, as ∇_a Q(s, a) is, and by no parameter
 
 
 def batch_size(record: Any) -> int:
@@ -45,16 +46,17 @@ def passes(record: Any, inputs: int, outputs: int) -> list[Passes]:
     actor, critic, value = (inputs, *hidden, outputs), (inputs + outputs, *hidden, 1), (inputs, *hidden, 1)
     match type(record).__name__:
         case "PPO":
-            return [Passes(actor, batch, 0, 1), Passes(value, batch, 0, 1)]
+            return [Passes(actor, batch, by_weights=1), Passes(value, batch, by_weights=1)]
         case "DQN":  # double: the online network chooses at the next state
-            return [Passes(actor, batch, 1 + record.double, 1)]
+            return [Passes(actor, batch, forward=1 + record.double, by_weights=1)]
         case "DDPG":
-            return [Passes(critic, batch, 1, 2), Passes(actor, batch, 1, 1)]
+            return [Passes(critic, batch, 1, 1, 1), Passes(actor, batch, forward=1, by_weights=1)]
         case "SAC":
-            return [Passes(critic, batch, 2, 4), Passes((inputs, *hidden, 2 * outputs), batch, 1, 1)]
+            policy = (inputs, *hidden, 2 * outputs)
+            return [Passes(critic, batch, 2, 2, 2), Passes(policy, batch, forward=1, by_weights=1)]
         case "TRPO":  # beside a step of V its share of the Fisher products, each four thirds of a gradient's pass
             share = round(4 / 3 * (record.cg_iterations + 1) / record.value_epochs)
-            return [Passes(value, batch, 0, 1), Passes(actor, batch, 0, share)]
+            return [Passes(value, batch, by_weights=1), Passes(actor, batch, by_weights=share)]
     raise SystemExit(f"no passes are known of {type(record).__name__}")
 
 
@@ -68,10 +70,9 @@ def measure_products(each: list[Passes], repeat: int = 200) -> float:
         for m, n in zip(one.widths, one.widths[1:], strict=False):
             if n == 1:
                 continue
-            shapes += [(one.batch, m, n)] * (one.forward + one.gradient)
-            shapes += [(m, one.batch, n)] * one.gradient  # of the weights
-            if m != one.widths[0]:
-                shapes += [(one.batch, n, m)] * one.gradient  # of the layer's input
+            shapes += [(one.batch, m, n)] * (one.forward + one.by_weights + one.by_input)
+            shapes += [(m, one.batch, n)] * one.by_weights
+            shapes += [(one.batch, n, m)] * (one.by_input + (one.by_weights if m != one.widths[0] else 0))
     operands = [(jnp.ones((m, k)) * 1e-3, jnp.ones((k, n)) * 1e-3) for m, k, n in shapes]
 
     @jax.jit
@@ -79,8 +80,9 @@ def measure_products(each: list[Passes], repeat: int = 200) -> float:
         def once(_: Any, carry: Any) -> Any:
             total = carry
             for a, b in operands:
-                # The sum of one entry: what is not read would not be computed; what is read at once waits for it.
-                total = jax.lax.optimization_barrier((a + total * 0) @ b)[0, 0]
+                # One entry is read of each, or it would not be computed; each begins where the last has ended.
+                a, total = jax.lax.optimization_barrier((a, total))
+                total = total + jax.lax.optimization_barrier(a @ b)[0, 0]
             return total
 
         return jax.lax.fori_loop(0, repeat, once, jnp.zeros(()))
