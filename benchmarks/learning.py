@@ -332,9 +332,9 @@ NOTES: dict[str, list[str]] = {
     ],
     "LunarLander-v3": [
         "AC, SAC, PG and VPG stay below the bar, DQN below the best published figure, which is of a DQN with "
-        "prioritised replay. Of DQN priorities, 25 quantiles, twice the updates with returns of 3 steps, γ = 0.995 "
-        "and 0.997, and ε down to 0.01 ended between 174 and 211 on four other seeds; of the rest few settings were "
-        "tried: ten seeds take up to a quarter of an hour.",
+        "prioritised replay. Of DQN priorities, 25 quantiles, twice the updates with returns of 3 steps, γ of "
+        "0.995 and 0.997 and ε down to 0.01 ended between 174 and 211 on four other seeds; of the rest few "
+        "settings were tried: ten seeds take up to a quarter of an hour.",
     ],
     "LunarLanderContinuous-v3": [
         "QSearch was given a third of its preset's steps, for want of time.",
@@ -344,9 +344,9 @@ NOTES: dict[str, list[str]] = {
     "Walker2d-v5": [MUJOCO],
     "Ant-v5": [
         MUJOCO,
-        "With actions of deviation 1 at the start a step costs 2 and earns 1, so what is learned first is to fall: "
-        "PPO ended at 302, TRPO at 717. From 0.6 they came to 1128 and 2331, from 0.37, which all four bodies here "
-        "start from, to what the table says. What is published is of v3, where contact forces read 0 with "
+        "With actions of deviation 1 at the start a step costs 2 and earns 1, so what is learned first is to "
+        "fall: PPO ended at 302, TRPO at 717. On two other seeds they came to 1128 and 2331 from 0.6; 0.37 is "
+        "what all four bodies here start from now. What is published is of v3, where contact forces read 0 with "
         "mujoco-py from 2.0 on; v5 shows 78 of them and charges for them.",
     ],
 }
