@@ -110,6 +110,31 @@ def test_what_cannot_be_interrupted_ends_the_process_with_a_line(start):
     assert done.stderr.strip() == f"{line}; it could not be interrupted"
 
 
+STOPPED = """
+import sys, time
+from ridgeline.environments import watchdog
+watchdog.GRACE = 0.5
+
+def call():
+    print("begun", flush=True)
+    for _ in range(15):
+        time.sleep(0.1)
+
+watchdog.within(2.0, "it", call)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="stopping a process is Unix's")
+def test_a_process_that_was_stopped_did_not_hang():
+    with subprocess.Popen([sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(3)
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(30) == 0
+
+
 @pytest.mark.parametrize("backend", ["envpool", "stepped", "gymnasium"])
 def test_every_backend_is_watched(backend, monkeypatch):
     host = make("CartPole-v1", backend, env_timeout=0.3).build(1)

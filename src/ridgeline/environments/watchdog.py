@@ -101,6 +101,7 @@ class _Dog:
         self.thread: threading.Thread | None = None
         self.before: Any = None
         self.listening = False
+        self.resumed = 0.0  # when the process last went on after a stop
 
     def watch(self, watch: Watch) -> None:
         if watch.in_main and not self.listening and _SIGNAL is not None:
@@ -123,6 +124,7 @@ class _Dog:
             self.listening = False
 
     def _look(self) -> None:
+        looked, pause = time.monotonic(), 0.0
         while True:
             with self.lock:
                 watches = list(self.watches)
@@ -130,15 +132,20 @@ class _Dog:
                     self.thread = None
                     return
             now = time.monotonic()
+            if now - looked > pause + GRACE:
+                self.resumed = now
+            looked = now
             for watch in watches:
-                if watch.began is not None and now - watch.began > watch.seconds:
-                    self._end(watch, now, watch.began)
-            self.wake.wait(min(1.0, min(watch.seconds for watch in watches) / 4))
+                began = watch.began  # once: it ends meanwhile
+                if began is not None and now - max(began, self.resumed) > watch.seconds:
+                    self._end(watch, now, max(began, self.resumed))
+            pause = min(1.0, min(watch.seconds for watch in watches) / 4)
+            self.wake.wait(pause)
             self.wake.clear()
 
     def _end(self, watch: Watch, now: float, began: float) -> None:
         reachable = watch.in_main and self.listening and hasattr(signal, "pthread_kill")
-        if now - (watch.interrupted or began + watch.seconds) > GRACE:
+        if now - max(watch.interrupted or began + watch.seconds, self.resumed) > GRACE:
             print(f"\nridgeline: {watch.line()}; it could not be interrupted", file=sys.stderr, flush=True)
             os._exit(EnvironmentCrash.exit_code)
         if reachable:
