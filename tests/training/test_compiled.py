@@ -4,7 +4,7 @@ import functools
 import os
 import subprocess
 import sys
-from pathlib import Path
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -92,31 +92,32 @@ import numpy as np
 from miniatures import classic, numpy_leaves, quick
 from ridgeline.training.runner import Compiled
 
-for name in {SHARED}:
-    runner = Compiled(quick(name), classic(name), (5, 6, 7))
-    assert runner.mesh.size == 2
-    summary = runner.run(0, {ITERATIONS}, {TOTAL})
-    assert summary.episodes.shape == (3,)
-    assert runner.evaluate(0, 2).returns.shape == (3, 2)
-    assert all(len(x) == 3 for x in jax.tree.leaves(runner.policies))
-    np.savez(f"{{sys.argv[1]}}/{{name}}.npz", **numpy_leaves(runner.lanes))
+name, path = sys.argv[1:]
+runner = Compiled(quick(name), classic(name), (5, 6, 7))
+assert runner.mesh.size == 2
+summary = runner.run(0, {ITERATIONS}, {TOTAL})
+assert summary.episodes.shape == (3,)
+assert runner.evaluate(0, 2).returns.shape == (3, 2)
+assert all(len(x) == 3 for x in jax.tree.leaves(runner.policies))
+np.savez(path, **numpy_leaves(runner.lanes))
 """
 
 
-@pytest.fixture(scope="module")
-def shared_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The lanes of seeds 5, 6 and 7 that two devices shared out, a file for each algorithm."""
-    folder = tmp_path_factory.mktemp("lanes")
+@functools.cache
+def shared_out(name: str) -> dict[str, np.ndarray]:
+    """The lanes of seeds 5, 6 and 7 that two devices shared out."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", SHARED_OUT, str(folder)], env=environment, check=True)
-    return folder
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/lanes.npz"
+        subprocess.run([sys.executable, "-c", SHARED_OUT, name, path], env=environment, check=True)
+        with np.load(path) as lanes:
+            return dict(lanes)
 
 
 @pytest.mark.parametrize(("seed", "lane"), [(5, 0), (7, 2)])
 @pytest.mark.parametrize("name", SHARED)
-def test_a_seed_on_one_of_two_devices_is_the_seed_alone(name: str, seed: int, lane: int, shared_out: Path) -> None:
-    expected = numpy_leaves(alone(name, seed))
-    with np.load(shared_out / f"{name}.npz") as lanes:
-        assert set(lanes) == set(expected)
-        for leaf in lanes:
-            np.testing.assert_array_equal(lanes[leaf][lane], expected[leaf], err_msg=leaf)
+def test_a_seed_on_one_of_two_devices_is_the_seed_alone(name: str, seed: int, lane: int) -> None:
+    expected, lanes = numpy_leaves(alone(name, seed)), shared_out(name)
+    assert set(lanes) == set(expected)
+    for leaf in lanes:
+        np.testing.assert_array_equal(lanes[leaf][lane], expected[leaf], err_msg=leaf)
