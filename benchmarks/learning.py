@@ -338,7 +338,7 @@ NOTES: dict[str, list[str]] = {
         "settings were tried: ten seeds take up to a quarter of an hour.",
     ],
     "LunarLanderContinuous-v3": [
-        "QSearch was given a third of its preset's steps, for want of time.",
+        "TD3 and QSearch were given a third of their presets' steps, for want of time.",
     ],
     "HalfCheetah-v5": [
         MUJOCO,
