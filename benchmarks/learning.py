@@ -354,9 +354,9 @@ NOTES: dict[str, list[str]] = {
     ],
     "Ant-v5": [
         MUJOCO,
-        "With actions of deviation 1 at the start a step costs 2 and earns 1, so what is learned first is to "
-        "fall: PPO ended at 302, TRPO at 717. On two other seeds they came to 1128 and 2331 from 0.6; 0.37 is "
-        "what all four bodies here start from now. What is published is of v3, where contact forces read 0 with "
+        "With actions of deviation 1 a step costs 2 in control and earns 1 for standing, so that falling is "
+        "cheaper: from it PPO ended at 302, TRPO at 717. On two other seeds they came to 1128 and 2331 from 0.6; "
+        "all four bodies here start from 0.37 now. What is published is of v3, where contact forces read 0 with "
         "mujoco-py from 2.0 on; v5 shows 78 of them and charges for them.",
     ],
 }

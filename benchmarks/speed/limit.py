@@ -50,10 +50,16 @@ def passes(record: Any, inputs: int, outputs: int) -> list[Passes]:
         case "DQN":  # double: the online network chooses at the next state
             return [Passes(actor, batch, forward=1 + record.double, by_weights=1)]
         case "DDPG":
-            return [Passes(critic, batch, 1, 1, 1), Passes(actor, batch, forward=1, by_weights=1)]
+            return [
+                Passes(critic, batch, forward=1, by_weights=1, by_input=1),
+                Passes(actor, batch, forward=1, by_weights=1),
+            ]
         case "SAC":
             policy = (inputs, *hidden, 2 * outputs)
-            return [Passes(critic, batch, 2, 2, 2), Passes(policy, batch, forward=1, by_weights=1)]
+            return [
+                Passes(critic, batch, forward=2, by_weights=2, by_input=2),
+                Passes(policy, batch, forward=1, by_weights=1),
+            ]
         case "TRPO":  # beside a step of V its share of the Fisher products, each four thirds of a gradient's pass
             share = round(4 / 3 * (record.cg_iterations + 1) / record.value_epochs)
             return [Passes(value, batch, by_weights=1), Passes(actor, batch, by_weights=share)]

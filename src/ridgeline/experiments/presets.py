@@ -29,6 +29,8 @@ class Preset:
     steps: int
 
 
+# log σ of the first actions on MuJoCo: where actions cost, wide ones make standing dearer than falling.
+NARROW = -1.0
 LUNAR_LANDERS = ("LunarLander-v3", "LunarLanderContinuous-v3")
 
 PRESETS: dict[tuple[str, str], Preset] = {
@@ -393,10 +395,7 @@ def preset(name: str, spec: EnvSpec) -> Preset:
 
 
 def _general_ppo(spec: EnvSpec) -> Preset:
-    """Atari's settings for images (Schulman et al. 2017, table 5), MuJoCo's otherwise, with normalisation.
-
-    Continuous actions begin near the middle of their bounds: where they cost, wide ones teach a body to fall soon.
-    """
+    """Atari's settings for images (Schulman et al. 2017, table 5), MuJoCo's otherwise, with normalisation."""
     if _has_image(spec):
         return Preset(PPO(num_envs=8, rollout_length=128, learning_rate=2.5e-4, entropy_coef=0.01), 1_000_000)
     continuous = isinstance(spec.action, Continuous)
@@ -411,7 +410,7 @@ def _general_ppo(spec: EnvSpec) -> Preset:
             normalise_observations=True,
             normalise_rewards=continuous,
             shared=not continuous,
-            log_std=-1.0 if continuous else 0.0,
+            log_std=NARROW if continuous else 0.0,
         ),
         1_000_000 if continuous else 500_000,
     )
@@ -430,7 +429,7 @@ def _general_trpo(spec: EnvSpec) -> Preset:
             batch_size=256,
             normalise_observations=True,
             normalise_rewards=continuous,
-            log_std=-1.0 if continuous else 0.0,
+            log_std=NARROW if continuous else 0.0,
         ),
         1_000_000 if continuous else 500_000,
     )

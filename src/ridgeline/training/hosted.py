@@ -19,10 +19,7 @@ from ridgeline.environments.base import where_ended
 from ridgeline.errors import RidgelineError
 from ridgeline.memory import Memory
 from ridgeline.specs import FLOAT32_MAX
-from ridgeline.training.compiled import (
-    act_everywhere,
-    begin_carry,
-)
+from ridgeline.training.compiled import act_everywhere, begin_carry
 from ridgeline.training.devices import IN_ORDER, map_seeds
 from ridgeline.training.evaluation import Episodes, begin_where, episode_seeds, evaluate_hosted
 from ridgeline.training.keys import iteration_keys, key_for, row_keys

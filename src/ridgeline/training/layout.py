@@ -1,4 +1,4 @@
-"""How the flat arrays that a runner's calls take and return are put together."""
+"""Flat lists of arrays, and what they stand for: the calls of both runners take and return them."""
 
 from functools import cache
 
