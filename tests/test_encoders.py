@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ridgeline.encoders import CNN, MLP, Architecture, Encoder, Linear, build_encoder
+from ridgeline.encoders import CNN, MLP, Architecture, Encoder, build_encoder
 from ridgeline.types import ACTION_MASK, ArraySpec, example_obs
 
 KEY = jax.random.key(0)
@@ -150,13 +150,6 @@ def test_channels_may_come_first(cnn):
     assert [x.shape for x in jax.tree.leaves(first)] == [x.shape for x in jax.tree.leaves(cnn)]
 
 
-@pytest.mark.parametrize(("n", "m"), [(7, 3), (3, 7), (5, 5), (6, 1)])
-def test_weights_start_orthogonal_and_biases_at_0(n, m):
-    layer = Linear.create(KEY, n, m, 0.3)
-    orthonormal(layer.weight, 0.3)
-    np.testing.assert_array_equal(layer.bias, np.zeros(m))
-
-
 def test_every_hidden_layer_starts_orthogonal_with_gain_root_2(cnn):
     layers = MLP.create(KEY, 4, Architecture((16, 8))).layers
     for weight in (layers[0].weight, layers[1].weight, *cnn.kernels, cnn.dense.weight):
@@ -166,17 +159,6 @@ def test_every_hidden_layer_starts_orthogonal_with_gain_root_2(cnn):
 def test_layers_of_one_shape_start_apart():
     first, second = MLP.create(KEY, 4, Architecture((4, 4))).layers
     assert not np.allclose(first.weight, second.weight)
-
-
-@pytest.mark.parametrize("width", [1, 2])
-def test_linear_is_the_matrix_product(width):
-    layer = Linear(jnp.asarray(RANDOM.normal(size=(9, width)), float), jnp.arange(1.0, width + 1))
-    x = jnp.asarray(RANDOM.normal(size=9), float)
-    value, gradient = jax.value_and_grad(lambda layer: jnp.sum(layer(x) ** 2))(layer)
-    y = np.asarray(x, float) @ np.asarray(layer.weight, float) + np.asarray(layer.bias)
-    assert value == pytest.approx(np.sum(y**2), rel=1e-5)
-    np.testing.assert_allclose(gradient.weight, 2 * np.outer(x, y), rtol=1e-5)
-    np.testing.assert_allclose(gradient.bias, 2 * y, rtol=1e-5)
 
 
 ACTIVATIONS = {

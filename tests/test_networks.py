@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ridgeline.distributions import Categorical, DiagonalGaussian, Product
-from ridgeline.encoders import Architecture, Linear, build_encoder
+from ridgeline.encoders import Architecture, build_encoder
+from ridgeline.linear import Linear
 from ridgeline.networks import ActionValues, ActorCritic, Policy, PolicyHead, allowed_actions
 from ridgeline.normalisation import ObservationNormaliser
 from ridgeline.types import ACTION_MASK, ArraySpec, Continuous, Discrete, MultiDiscrete

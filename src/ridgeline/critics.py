@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ridgeline.distributions import Categorical, Distribution
-from ridgeline.encoders import MLP, Architecture, Encode, Linear, build_encoder
+from ridgeline.encoders import MLP, Architecture, Encode, build_encoder
+from ridgeline.linear import Linear
 from ridgeline.memory import Batch
 from ridgeline.networks import allowed_actions
 from ridgeline.optimisation import OptimiserName, descend, optimiser_state, regression_loss

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ridgeline.linear import Linear
 from ridgeline.types import ACTION_MASK, ArraySpec, Obs, ObservationSpec, example_obs, observation_parts
 
 type Activation = Literal["tanh", "relu", "elu", "silu"]
@@ -21,27 +22,6 @@ type Encode = Callable[[Obs], Float[Array, "n"]]
 type EncoderBuilder = Callable[[PRNGKeyArray, ObservationSpec], Encode]
 
 _ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "elu": jax.nn.elu, "silu": jax.nn.silu}
-
-
-class Linear(eqx.Module):
-    """y = x W + b."""
-
-    weight: Float[Array, "n m"]
-    bias: Float[Array, "m"]
-
-    @classmethod
-    def create(cls, key: PRNGKeyArray, n: int, m: int, gain: float = 1.0) -> "Linear":
-        """Orthogonal weights times `gain`, zero bias (Saxe et al. 2014)."""
-        return cls(jax.nn.initializers.orthogonal(gain)(key, (n, m)), jnp.zeros(m))
-
-    def __call__(self, x: Float[Array, "n"]) -> Float[Array, "m"]:
-        """One input to one output."""
-        n, m = self.weight.shape
-        if 8 * m > n:
-            return x @ self.weight + self.bias
-        # XLA on a CPU takes ten times as long for the gradient of a tall, narrow W as for that of its transpose.
-        transposed = jax.lax.optimization_barrier(self.weight.T)
-        return jax.lax.dot_general(x, transposed, (((0,), (1,)), ((), ()))) + self.bias
 
 
 @dataclasses.dataclass(frozen=True)

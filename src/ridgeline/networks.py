@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ridgeline.distributions import Categorical, DiagonalGaussian, Distribution, Product, TanhGaussian
-from ridgeline.encoders import Architecture, Encode, Linear, build_encoder
+from ridgeline.encoders import Architecture, Encode, build_encoder
+from ridgeline.linear import Linear
 from ridgeline.normalisation import ObservationNormaliser
 from ridgeline.types import ACTION_MASK, ActionSpec, Continuous, Discrete, EnvSpec, MultiDiscrete, Obs
 

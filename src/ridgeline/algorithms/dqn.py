@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from ridgeline.encoders import Linear, build_encoder
+from ridgeline.encoders import build_encoder
 from ridgeline.errors import UsageError
+from ridgeline.linear import Linear
 from ridgeline.memory import Batch, Experience, Replay
 from ridgeline.networks import ActionValues, Policy, allowed_actions
 from ridgeline.optimisation import optimiser_state, polyak, regression_loss

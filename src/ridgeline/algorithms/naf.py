@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ridgeline.critics import Regression, fit, td_target
-from ridgeline.encoders import Architecture, Encode, Linear, build_encoder
+from ridgeline.encoders import Architecture, Encode, build_encoder
 from ridgeline.errors import UsageError
 from ridgeline.exploration import Noise, begin_noise, explore, uniform_action
+from ridgeline.linear import Linear
 from ridgeline.memory import Batch, Experience, Replay
 from ridgeline.networks import Policy, squash
 from ridgeline.optimisation import polyak

@@ -21,8 +21,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from ridgeline.distributions import log_prob
-from ridgeline.encoders import Activation, Linear, build_encoder
+from ridgeline.encoders import Activation, build_encoder
 from ridgeline.errors import UsageError
+from ridgeline.linear import Linear
 from ridgeline.minibatches import epochs
 from ridgeline.networks import ActorCritic, Policy, PolicyHead
 from ridgeline.normalisation import ObservationNormaliser, RewardNormaliser

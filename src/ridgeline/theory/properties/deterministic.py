@@ -12,7 +12,8 @@ from jaxtyping import Array, Float
 from ridgeline.algorithms.ddpg import policy_objective
 from ridgeline.algorithms.naf import NormalisedAdvantage, cholesky_root
 from ridgeline.critics import Regression, fit, td_target
-from ridgeline.encoders import Architecture, Linear
+from ridgeline.encoders import Architecture
+from ridgeline.linear import Linear
 from ridgeline.memory import Batch
 from ridgeline.theory.lqr import LQR, Gain
 from ridgeline.theory.property import QUICK_TO_COMPILE, Measured, proves

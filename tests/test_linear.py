@@ -1,0 +1,73 @@
+"""A layer: what it computes, every derivative of it, and how XLA is asked for its gradient."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ridgeline.encoders import MLP, Architecture
+from ridgeline.linear import Linear, product
+
+KEY = jax.random.key(0)
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(("n", "m"), [(7, 3), (3, 7), (5, 5), (6, 1)])
+def test_weights_start_orthogonal_and_biases_at_0(n, m):
+    layer = Linear.create(KEY, n, m, 0.3)
+    side = min(n, m)
+    flat = np.asarray(layer.weight) if n >= m else np.asarray(layer.weight).T
+    np.testing.assert_allclose(flat.T @ flat, 0.3**2 * np.eye(side), atol=1e-5)
+    np.testing.assert_array_equal(layer.bias, np.zeros(m))
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_linear_is_the_matrix_product(width):
+    layer = Linear(jnp.asarray(RANDOM.normal(size=(9, width)), float), jnp.arange(1.0, width + 1))
+    x = jnp.asarray(RANDOM.normal(size=9), float)
+    value, gradient = jax.value_and_grad(lambda layer: jnp.sum(layer(x) ** 2))(layer)
+    y = np.asarray(x, float) @ np.asarray(layer.weight, float) + np.asarray(layer.bias)
+    assert value == pytest.approx(np.sum(y**2), rel=1e-5)
+    np.testing.assert_allclose(gradient.weight, 2 * np.outer(x, y), rtol=1e-5)
+    np.testing.assert_allclose(gradient.bias, 2 * y, rtol=1e-5)
+
+
+def test_every_derivative_of_a_product_is_its_own():
+    x, w = (jnp.asarray(RANDOM.normal(size=s), float) for s in ((6, 5, 3), (3, 4)))
+    dx, dw = (jnp.asarray(RANDOM.normal(size=a.shape), float) for a in (x, w))
+
+    def of_batch(x, w):
+        return jnp.sum(jax.vmap(jax.vmap(product, (0, None)), (0, None))(x, w) ** 3)
+
+    def plain(x, w):
+        return jnp.sum((x @ w) ** 3)
+
+    def slope(f):
+        return lambda x, w: sum(jnp.sum(g**2) for g in jax.grad(f, (0, 1))(x, w))
+
+    for f, g in ((of_batch, plain), (slope(of_batch), slope(plain))):
+        for by in (0, 1, (0, 1)):
+            for found, wanted in zip(
+                jax.tree.leaves(jax.grad(f, by)(x, w)), jax.tree.leaves(jax.grad(g, by)(x, w)), strict=True
+            ):
+                np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-3 * np.abs(wanted).max())
+        for tangents in ((dx, dw), (dx, 0 * dw), (0 * dx, dw)):
+            found, wanted = (jax.jvp(each, (x, w), tangents)[1] for each in (f, g))
+            np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
+def test_a_gradient_by_weights_is_a_product_that_reads_rows():
+    """XLA leaves xᵀδ with x by rows to a library that takes half as long again."""
+    mlp = MLP.create(KEY, 8, Architecture((64, 64), "relu"))
+
+    def loss(mlp, x):
+        return jnp.mean(jax.vmap(mlp)(x) ** 2)
+
+    def products(f):
+        program = jax.jit(f).lower(mlp, jnp.ones((256, 8))).compile().as_text()
+        return [line for line in program.splitlines() if " dot(" in line]
+
+    forward, both = products(loss), products(jax.grad(loss))
+    assert len(forward) == 2
+    assert len(both) == 5  # none is by x, which wants no gradient
+    assert not [line for line in both if "lhs_contracting_dims={0}" in line]
