@@ -216,3 +216,10 @@ def compilations() -> Iterator[list[str]]:
         yield seen
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def orthonormal(weight: Any, gain: float) -> None:
+    """Assert that the shorter side's vectors are orthogonal and `gain` long."""
+    flat = np.asarray(weight).reshape(-1, weight.shape[-1])
+    flat = flat if flat.shape[0] >= flat.shape[1] else flat.T
+    np.testing.assert_allclose(flat.T @ flat, gain**2 * np.eye(flat.shape[1]), atol=1e-5)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from miniatures import orthonormal
 
 from ridgeline.encoders import CNN, MLP, Architecture, Encoder, build_encoder
 from ridgeline.types import ACTION_MASK, ArraySpec, example_obs
@@ -30,13 +31,6 @@ def plain(spec):
 
 def image(*shape: int) -> jax.Array:
     return jnp.asarray(RANDOM.integers(0, 256, shape), jnp.uint8)
-
-
-def orthonormal(weight, gain):
-    """Whether the shorter side's vectors are orthogonal and `gain` long."""
-    flat = np.asarray(weight).reshape(-1, weight.shape[-1])
-    flat = flat if flat.shape[0] >= flat.shape[1] else flat.T
-    np.testing.assert_allclose(flat.T @ flat, gain**2 * np.eye(flat.shape[1]), atol=1e-5)
 
 
 def slow_convolution(x, kernel, stride):
