@@ -219,12 +219,14 @@ def table(rows: list[dict]) -> str:
     for row in rows:
         judged, name = row["eval"], row["algorithm"].split()[0]
         returns = np.asarray(judged["per_seed"])
-        seeds = "–".join(map(str, sorted({row["seeds"][0], row["seeds"][-1]})))
+        one = len(returns) == 1
+        seeds = str(row["seeds"][0]) if one else f"{row['seeds'][0]}–{row['seeds'][-1]}"
+        interval = "" if one else f" [{judged['low']:.1f}, {judged['high']:.1f}]"
+        deviation = "" if one else f" ± {returns.std():.1f}"
         published = PUBLISHED.get((name, row["env"]), "–") if name == row["algorithm"] else ""
         lines.append(
             f"| {row['algorithm']} | {row['steps']:,} | {seeds} "
-            f"| {judged['iqm']:.1f} [{judged['low']:.1f}, {judged['high']:.1f}] "
-            f"| {returns.mean():.1f} ± {returns.std():.1f} | {returns.min():.1f} "
+            f"| {judged['iqm']:.1f}{interval} | {returns.mean():.1f}{deviation} | {returns.min():.1f} "
             f"| {row['passed']} | {judged['max_over_training']:.1f} "
             f"| {published} | {row['wall_seconds']['run']:.0f} s |"
         )
