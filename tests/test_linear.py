@@ -7,7 +7,7 @@ import pytest
 from miniatures import orthonormal
 
 from ridgeline.encoders import MLP, Architecture
-from ridgeline.linear import Linear, product
+from ridgeline.linear import Linear, narrow_product, product
 
 KEY = jax.random.key(0)
 RANDOM = np.random.default_rng(0)
@@ -31,12 +31,13 @@ def test_linear_is_the_matrix_product(width):
     np.testing.assert_allclose(gradient.bias, 2 * y, rtol=1e-5)
 
 
-def test_every_derivative_of_a_product_is_its_own():
+@pytest.mark.parametrize("multiply", [product, narrow_product])
+def test_every_derivative_of_a_product_is_its_own(multiply):
     x, w = (jnp.asarray(RANDOM.normal(size=s), float) for s in ((6, 5, 3), (3, 4)))
     dx, dw = (jnp.asarray(RANDOM.normal(size=a.shape), float) for a in (x, w))
 
     def of_batch(x, w):
-        return jnp.sum(jax.vmap(jax.vmap(product, (0, None)), (0, None))(x, w) ** 3)
+        return jnp.sum(jax.vmap(jax.vmap(multiply, (0, None)), (0, None))(x, w) ** 3)
 
     def plain(x, w):
         return jnp.sum((x @ w) ** 3)
@@ -55,18 +56,19 @@ def test_every_derivative_of_a_product_is_its_own():
             np.testing.assert_allclose(found, wanted, rtol=1e-4)
 
 
-def test_a_gradient_by_weights_is_a_product_that_reads_rows():
-    """XLA leaves xᵀδ with x by rows to a library that takes half as long again."""
-    mlp = MLP.create(KEY, 8, Architecture((64, 64), "relu"))
+@pytest.mark.parametrize("width", [64, 2])
+def test_a_gradient_by_weights_is_a_product_that_reads_rows(width):
+    """XLA leaves xᵀδ with x by rows to a library that takes half as long again, and δᵀx with δ by rows as well."""
+    mlp = MLP.create(KEY, 8, Architecture((64, width), "relu"))
 
     def loss(mlp, x):
         return jnp.mean(jax.vmap(mlp)(x) ** 2)
 
-    def products(f):
+    def compiled(f):
         program = jax.jit(f).lower(mlp, jnp.ones((256, 8))).compile().as_text()
         return [line for line in program.splitlines() if " dot(" in line]
 
-    forward, both = products(loss), products(jax.grad(loss))
-    assert len(forward) == 2
+    assert len(compiled(loss)) == 2
+    both = compiled(jax.grad(loss))
     assert len(both) == 5  # none is by x, which wants no gradient
     assert not [line for line in both if "lhs_contracting_dims={0}" in line]
