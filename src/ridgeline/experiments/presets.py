@@ -29,7 +29,8 @@ class Preset:
     steps: int
 
 
-# log σ of the first actions on MuJoCo: where actions cost, wide ones make standing dearer than falling.
+# log σ of the first actions on MuJoCo: where they cost much, wide ones make standing dearer than falling. Hopper's
+# cost a thousandth of their square.
 NARROW = -1.0
 LUNAR_LANDERS = ("LunarLander-v3", "LunarLanderContinuous-v3")
 
@@ -206,6 +207,32 @@ PRESETS: dict[tuple[str, str], Preset] = {
             replay=Replay(capacity=100_000, batch_size=64, warmup=1_000, updates=32, window=10),
         ),
         100_000,
+    ),
+    ("ppo", "Hopper-v5"): Preset(
+        PPO(
+            num_envs=16,
+            rollout_length=256,
+            epochs=16,
+            batch_size=512,
+            learning_rate=4e-4,
+            learning_rate_anneal=1.0,
+            value_coef=0.25,
+            normalise_observations=True,
+            normalise_rewards=True,
+            shared=False,
+        ),
+        1_000_000,
+    ),
+    ("trpo", "Hopper-v5"): Preset(
+        TRPO(
+            num_envs=16,
+            rollout_length=64,
+            value_epochs=20,
+            batch_size=256,
+            normalise_observations=True,
+            normalise_rewards=True,
+        ),
+        1_000_000,
     ),
     ("dqn", "LunarLander-v3"): Preset(
         DQN(
