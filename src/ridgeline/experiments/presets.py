@@ -32,6 +32,15 @@ class Preset:
 # log σ of the first actions on MuJoCo: where they cost much, wide ones make standing dearer than falling. Hopper's
 # cost a thousandth of their square.
 NARROW = -1.0
+# Rollouts of 1,024 steps, V by 20 epochs, everything normalised.
+MUJOCO_TRPO = TRPO(
+    num_envs=16,
+    rollout_length=64,
+    value_epochs=20,
+    batch_size=256,
+    normalise_observations=True,
+    normalise_rewards=True,
+)
 LUNAR_LANDERS = ("LunarLander-v3", "LunarLanderContinuous-v3")
 
 PRESETS: dict[tuple[str, str], Preset] = {
@@ -223,17 +232,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
         ),
         1_000_000,
     ),
-    ("trpo", "Hopper-v5"): Preset(
-        TRPO(
-            num_envs=16,
-            rollout_length=64,
-            value_epochs=20,
-            batch_size=256,
-            normalise_observations=True,
-            normalise_rewards=True,
-        ),
-        1_000_000,
-    ),
+    ("trpo", "Hopper-v5"): Preset(MUJOCO_TRPO, 1_000_000),
     ("dqn", "LunarLander-v3"): Preset(
         DQN(
             num_envs=8,
@@ -449,15 +448,7 @@ def _general_trpo(spec: EnvSpec) -> Preset:
         return Preset(TRPO(num_envs=8, rollout_length=128, value_epochs=4, learning_rate=2.5e-4), 1_000_000)
     continuous = isinstance(spec.action, Continuous)
     return Preset(
-        TRPO(
-            num_envs=16,
-            rollout_length=64,
-            value_epochs=20,
-            batch_size=256,
-            normalise_observations=True,
-            normalise_rewards=continuous,
-            log_std=NARROW if continuous else 0.0,
-        ),
+        dataclasses.replace(MUJOCO_TRPO, normalise_rewards=continuous, log_std=NARROW if continuous else 0.0),
         1_000_000 if continuous else 500_000,
     )
 
