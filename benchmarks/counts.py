@@ -3,9 +3,9 @@
     python -m benchmarks.counts      # counts, and writes benchmarks/results/counts.json
 
 Each piece of work of `benchmarks.speed` is compiled, not run, and the program is read, for an iteration of one
-seed and for what a chunk of iterations costs beside them: *operations* that are dispatched one by one (a fused
-loop is one), matrix *products*, and bytes that are *copied* from one buffer to another. Loops count as often as
-they go round; of branches the largest counts, which is the one that learns.
+seed and for what a chunk with all its intervals costs beside them: *operations* that are dispatched one by one (a
+fused loop is one), matrix *products*, and bytes that are *copied* from one buffer to another. Loops count as often
+as they go round; of branches the largest counts, which is the one that learns.
 """
 
 import json
@@ -97,18 +97,21 @@ def counts_of(work: Work) -> dict[str, Counts]:
     from ridgeline.training.devices import seed_mesh
     from ridgeline.training.layout import layout_of
     from ridgeline.training.runner import prepare
+    from ridgeline.training.summary import MOST_INTERVALS
 
     record: Any = prepare(work.record())
     env, mesh = make(work.env), seed_mesh(1)
     lanes = jax.eval_shape(partial(begin, mesh=mesh), record, env, np.zeros(1, np.uint32))
-    number, real = np.int32(0), np.float32(1)
+    ends = np.zeros(MOST_INTERVALS, np.int32)
     fixed, together = jax.tree.flatten((record, env))
     lanes, state = jax.tree.flatten(lanes)
     layout, ones = layout_of(together, state, env.spec), np.ones(1, np.int32)
-    lowered = chunk.lower(fixed, lanes, ones, number, real, real, layout=layout, mesh=mesh)
+    lowered = chunk.lower(fixed, lanes, ones, np.int32(0), ends, np.float32(1), layout=layout, mesh=mesh)
     program = lowered.compile().as_text()
     beside = count(program, 0)
-    return {"iteration": count(program, 1).plus(beside, -1), "chunk": beside}
+    # The loop over iterations stands in that over intervals.
+    each = count(program, 1).plus(beside, -1)
+    return {"iteration": Counts(*(x // MOST_INTERVALS for x in each)), "chunk": beside}
 
 
 def compiled_works() -> list[str]:

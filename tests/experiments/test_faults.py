@@ -82,7 +82,7 @@ def parameters(path: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     out = tmp_path_factory.mktemp("runs")
-    run, other = stopped(out, 0.9, 224), stopped(out, 0.8, 224)
+    run, other = stopped(out, 0.9, 256), stopped(out, 0.8, 256)
     shutil.copytree(run, copy := out / "copy")
     resume(copy)
     generations = {}
@@ -231,7 +231,7 @@ NEWEST, BEFORE = "checkpoints/000004", "checkpoints/000003"
 @pytest.mark.parametrize(
     ("files", "folders", "code", "says"),
     [
-        ([], [], 0, "resumed at step 224, exactly"),
+        ([], [], 0, "resumed at step 256, exactly"),
         ([f"{NEWEST}/arrays.safetensors"], [], 0, "passed over"),
         ([f"{NEWEST}/manifest.json"], [], 0, "passed over"),
         ([], [NEWEST], 0, "resumed at step 192, exactly"),

@@ -69,7 +69,7 @@ def at(phase: str, kind: Any, act: Callable[[], None], patch: pytest.MonkeyPatch
 
     def run(self: Any, first: int, count: int, *rest: Any, **more: Any) -> Any:
         calls["training"] += count > 0
-        if phase == "training" and calls["training"] == 3:
+        if phase == "training" and calls["training"] == 2:
             once()
         return real["run"](self, first, count, *rest, **more)
 

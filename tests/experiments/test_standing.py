@@ -14,28 +14,29 @@ from ridgeline.experiments.checkpoint import Checkpoint
 from ridgeline.experiments.settings import MOST_SEEDS
 from ridgeline.experiments.standing import standing
 from ridgeline.safe import parse_json
-from ridgeline.training.loop import Position
+from ridgeline.training.loop import MOST_ROWS, Position
 from ridgeline.training.summary import Summary
 
 
-def position(seeds: int, metrics: int) -> dict[str, Any]:
+def position(seeds: int, metrics: int, rows: int) -> dict[str, Any]:
     """A position amid a run, with numbers of all digits."""
     numbers = lambda: np.random.default_rng(0).normal(size=seeds).astype(np.float32)  # noqa: E731
     named = {f"train/metric_number_{i}": numbers() for i in range(metrics)}
     one = {name: numbers() for name in Summary._fields}
     summary = Summary(**one | {"metrics": named, "counts": dict(named)})
-    return Position(2, 1, 1.5, numbers(), set(range(seeds)), summary).to_json()
+    row = {"steps": 64, "seed": 0, **{name: float(x) for name, (x, *_) in named.items()}, "time/fps": 7}
+    return Position(2, 1, 1.5, numbers(), set(range(seeds)), summary, [row] * rows, 0.5).to_json()
 
 
-def manifest(seeds: int = 2, metrics: int = 3) -> dict[str, Any]:
-    """What a run of so many seeds writes beside its arrays."""
+def manifest(seeds: int = 2, metrics: int = 3, rows: int = 4) -> dict[str, Any]:
+    """What a run of so many seeds writes beside its arrays, where so many rows wait for an evaluation."""
     return {
         "run": "r",
         "parent": None,
         "steps": 64,
         "fingerprint": {},
         "config": {},
-        "position": position(seeds, metrics),
+        "position": position(seeds, metrics, rows),
         "metrics": {"bytes": 0, "sha256": ""},
         "facts": {"best": None, "best_of_seeds": [], "warnings": [], "rollbacks": 1, "resumed": []},
     }
@@ -62,7 +63,9 @@ FORGED: list[tuple[tuple[str, ...], Any]] = [
     (("position", "done"), None),
     (("position", "done"), -1),
     (("position", "judged"), 3),
-    (("position", "summary"), None),
+    (("position", "rows"), None),
+    (("position", "rows"), [3]),
+    (("position", "rows"), [{"seed": 0}]),
     (("position", "summary", "steps"), [1.0]),
     (("position", "summary", "steps"), "all"),
     (("position", "summary", "unknown"), [1.0, 2.0]),
@@ -84,8 +87,9 @@ def test_what_no_run_writes_is_an_error_of_its_file(at: tuple[str, ...], value: 
         read(found)
 
 
-def test_the_largest_run_writes_what_can_be_read() -> None:
-    text = json.dumps(manifest(MOST_SEEDS, 40), indent=1)
+@pytest.mark.parametrize(("seeds", "rows"), [(MOST_SEEDS, 0), (MOST_ROWS // 2, MOST_ROWS)])
+def test_the_largest_run_writes_what_can_be_read(seeds: int, rows: int) -> None:
+    text = json.dumps(manifest(seeds, 40, rows), indent=1)
     assert parse_json(text.encode(), "it")["steps"] == 64
 
 

@@ -95,7 +95,7 @@ from ridgeline.training.runner import Compiled
 name, path = sys.argv[1:]
 runner = Compiled(quick(name), classic(name), (5, 6, 7))
 assert runner.mesh.size == 2
-summary = runner.run(0, {ITERATIONS}, {TOTAL})
+(summary,) = runner.run(0, {ITERATIONS}, {TOTAL})
 assert summary.episodes.shape == (3,)
 assert runner.evaluate(0, 2).returns.shape == (3, 2)
 assert all(len(x) == 3 for x in jax.tree.leaves(runner.policies))

@@ -1,5 +1,7 @@
 """Plans, log rows at their times with the right means, and runs that diverge."""
 
+import json
+
 import numpy as np
 import pytest
 from miniatures import Dice, Recorder
@@ -9,6 +11,7 @@ from ridgeline.errors import NumericalError
 from ridgeline.theory.probes import quick
 from ridgeline.training.loop import DIVERGED, Plan, Position, Progress, iterate
 from ridgeline.training.runner import Compiled, prepare
+from ridgeline.training.summary import MOST_INTERVALS
 
 SEEDS = (4, 9)
 
@@ -36,31 +39,64 @@ def progress(runner: Compiled) -> list[Progress]:
     return list(iterate(runner, plan, SEEDS))
 
 
+def rows_of(progress: list[Progress]) -> list[dict]:
+    return [row for part in progress for row in part.rows]
+
+
 def test_rows_come_when_they_are_due(progress: list[Progress]) -> None:
-    due = {part.steps for part in progress if part.rows}
-    assert due == {27, 54, 81, 108}
+    assert [(row["steps"], row["seed"]) for row in rows_of(progress)] == [
+        (steps, seed) for steps in (27, 54, 81, 108) for seed in SEEDS
+    ]
+    assert all(part.rows[-1]["steps"] <= part.steps for part in progress if part.rows)
     evaluated = {part.steps for part in progress if part.evaluation is not None}
     assert evaluated == {54, 108}
     assert progress[-1].steps == progress[-1].total_steps == 108
 
 
-def test_rows_name_their_seed_and_step(progress: list[Progress]) -> None:
-    for part in progress:
-        if part.rows:
-            assert [(row["seed"], row["steps"]) for row in part.rows] == [(seed, part.steps) for seed in SEEDS]
+def test_one_chunk_holds_many_rows() -> None:
+    runner = Compiled(prepare(Recorder(rollout_length=3)), Counter(limit=2), SEEDS)
+    plan, count = Plan(200, 9, log_points=100, evaluations=0), MOST_INTERVALS
+    parts = list(iterate(runner, plan, SEEDS, Position.begin(len(SEEDS))))
+    assert max(len(part.rows) for part in parts) == count * len(SEEDS)
+    assert [row["steps"] for row in rows_of(parts)[:: len(SEEDS)]] == [18 * i for i in range(1, 101)]
+    assert [row["train/iteration"] for row in rows_of(parts)[1 :: len(SEEDS)]] == [2 * i + 0.5 for i in range(100)]
+
+
+def test_a_row_is_dated_by_its_share_of_the_chunk(progress: list[Progress]) -> None:
+    rows = rows_of(progress)[:: len(SEEDS)]
+    wall = [row["time/wall"] for row in rows]
+    assert wall == sorted(wall)
+    assert wall[-1] <= progress[-1].seconds + 1e-3
+    assert all(row["time/fps"] > 0 for row in rows)
+
+
+def test_rows_that_nobody_has_seen_are_kept(runner: Compiled) -> None:
+    """An evaluation that is cut short loses none of the chunk's rows: they stand in the position."""
+    begun = Compiled(runner.algorithm, Counter(limit=2), SEEDS)
+    plan, at = Plan(12, 9, log_points=12, evaluations=1, evaluation_episodes=5), Position.begin(len(SEEDS))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(begun, "evaluate", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            list(iterate(begun, plan, SEEDS, at))
+    again = Position.from_json(json.loads(json.dumps(at.to_json())))
+    assert again.rows == at.rows != []
+    assert again.judged < again.done == 12
+    rows = rows_of(list(iterate(begun, plan, SEEDS, again)))
+    assert rows[-2:] == [row | {"eval/mean_reward": 2.0, "eval/mean_ep_length": 2.0} for row in at.rows[-2:]]
+    assert rows[:-2] == at.rows[:-2]
 
 
 def test_rows_bear_the_names_of_sb3(progress: list[Progress]) -> None:
     always = {"rollout/ep_rew_mean", "rollout/ep_len_mean", "rollout/episodes", "time/wall", "time/fps"}
     metrics = {"train/iteration", "train/even", "train/never"}
     evaluation = {"eval/mean_reward", "eval/mean_ep_length"}
-    for part in progress:
-        for row in part.rows:
-            assert row.keys() == {"steps", "seed"} | always | metrics | (evaluation if part.evaluation else set())
+    for row in rows_of(progress):
+        judged = evaluation if row["steps"] in (54, 108) else set()
+        assert row.keys() == {"steps", "seed"} | always | metrics | judged
 
 
 def test_means_are_over_the_iterations_since_the_last_row(progress: list[Progress]) -> None:
-    rows = [part.rows[1] for part in progress if part.rows]
+    rows = rows_of(progress)[1::2]
     assert [row["train/iteration"] for row in rows] == [1, 4, 7, 10]
     # Iterations 0, 2 | 4 | 6, 8 | 10: the odd ones measured nothing.
     assert [row["train/even"] for row in rows] == [1, 4, 7, 10]
@@ -70,8 +106,7 @@ def test_means_are_over_the_iterations_since_the_last_row(progress: list[Progres
 
 
 def test_what_was_never_measured_is_none(progress: list[Progress]) -> None:
-    rows = [row for part in progress for row in part.rows]
-    assert all(row["train/never"] is None for row in rows)
+    assert all(row["train/never"] is None for row in rows_of(progress))
 
 
 def test_no_episode_no_mean() -> None:
@@ -86,13 +121,14 @@ def test_evaluations_reach_the_rows(progress: list[Progress]) -> None:
     for part in progress:
         if part.evaluation is not None:
             assert part.evaluation.returns.shape == (2, 5)
-            assert {(row["eval/mean_reward"], row["eval/mean_ep_length"]) for row in part.rows} == {(2.0, 2.0)}
+            last = part.rows[-len(SEEDS) :]
+            assert {(row["eval/mean_reward"], row["eval/mean_ep_length"]) for row in last} == {(2.0, 2.0)}
 
 
 def test_a_run_goes_on_where_it_stopped(runner: Compiled) -> None:
     parts = list(iterate(runner, Plan(12, 9, log_points=4, evaluations=0), SEEDS, Position.begin(len(SEEDS), 7)))
     assert parts[0].steps == 72
-    rows = [part.rows[0] for part in parts if part.rows]
+    rows = rows_of(parts)[:: len(SEEDS)]
     assert [row["steps"] for row in rows] == [81, 108]
     assert [row["train/iteration"] for row in rows] == [7.5, 10]
 
@@ -132,21 +168,21 @@ def told() -> dict[float, list[Progress]]:
 
 
 def test_a_critic_that_diverges_is_named_once_a_seed(told: dict[float, list[Progress]]) -> None:
-    lines = [(part.steps, text) for part in told[1e3] for text in part.warnings]
-    first = next(part for part in told[1e3] if part.rows)
-    for (steps, text), row in zip(lines, first.rows, strict=True):
-        assert steps == first.steps == 640
+    lines = [text for part in told[1e3] for text in part.warnings]
+    rows = rows_of(told[1e3])
+    for text, row in zip(lines, rows[: len(SEEDS)], strict=True):
+        assert row["steps"] == 640
         times = float(text.split("|Q| is ")[1].split(" times")[0].replace(",", ""))
         assert times == pytest.approx(row["train/divergence"], rel=5e-3)
         assert text.startswith(f"seed {row['seed']}: |Q| is ")
         assert "by step 640: the critic diverges; lower learning_rate" in text
         assert "\n" not in text
-    later = [row["train/divergence"] for part in told[1e3] if part is not first for row in part.rows]
+    later = [row["train/divergence"] for row in rows[len(SEEDS) :]]
     assert max(later) > DIVERGED  # and is not named again
     assert told[1e3][-1].steps == 3_200  # nothing stopped
 
 
 def test_a_critic_that_learns_is_not_named(told: dict[float, list[Progress]]) -> None:
-    last = [row["train/divergence"] for row in told[1e-2][-1].rows]
+    last = [row["train/divergence"] for row in told[1e-2][-1].rows[-len(SEEDS) :]]
     assert min(last) > 0.3  # it was measured
     assert not any(part.warnings for part in told[1e-2])

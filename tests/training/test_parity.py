@@ -17,7 +17,7 @@ TOTAL = 1_000.0
 def run_both(algorithm, env, seeds: tuple[int, ...]):
     """What is left of both runners after training: (state, where the environments stand), and the summary."""
     compiled, hosted = Compiled(algorithm, env, seeds), Hosted(algorithm, TwinFactory(env, seeds), seeds)
-    summaries = [runner.run(0, ITERATIONS, TOTAL) for runner in (compiled, hosted)]
+    summaries = [runner.run(0, ITERATIONS, TOTAL)[-1] for runner in (compiled, hosted)]
     seen = compiled.lanes.running.obs
     there = jax.tree.map(lambda x: x.reshape(len(seeds), algorithm.num_envs, *x.shape[1:]), hosted.obs)
     return (compiled.lanes.state, seen, summaries[0]), (hosted.states, there, summaries[1])

@@ -24,7 +24,7 @@ class Recorded:
         runner = Hosted(algorithm, factory(env), SEEDS) if hosted else Compiled(algorithm, env, SEEDS)
         states, self.summaries = [], []
         for i in range(ITERATIONS):
-            self.summaries.append(runner.run(i, 1, TOTAL))
+            self.summaries += runner.run(i, 1, TOTAL)
             # A copy: the runner's next update reuses the memory.
             state = runner.states if hosted else runner.lanes.state
             states.append(jax.tree.map(np.array, state))

@@ -37,7 +37,7 @@ class Recorded:
         runner = make(algorithm, hosted)
         self.rows, self.carries, self.summaries = [], [], []
         for i in range(ITERATIONS):
-            self.summaries.append(runner.run(i, 1, TOTAL))
+            self.summaries += runner.run(i, 1, TOTAL)
             state = jax.tree.map(np.array, runner.states)
             self.rows.append(state.rollout.transitions)  # [S, T, N]
             self.carries.append(state.rollout.carry)
@@ -127,5 +127,33 @@ def test_rows_stand_at_steps_that_every_seed_has_taken() -> None:
     algorithm = prepare(Whole(rollout_length=4))
     runner = Compiled(algorithm, Counter(limit=4), SEEDS)
     parts = list(iterate(runner, Plan.of(algorithm, 40, log_points=5, evaluations=2), SEEDS))
-    assert [part.steps for part in parts if part.rows] == [12, 24, 36, 40]
+    assert [row["steps"] for part in parts for row in part.rows[:: len(SEEDS)]] == [12, 24, 36, 40]
     assert [part.steps for part in parts if part.evaluation is not None] == [24, 40]
+
+
+@pytest.mark.parametrize("hosted", [False, True], ids=["compiled", "hosted"])
+@pytest.mark.parametrize("record", [Recorder, Whole])
+def test_intervals_of_one_call_are_those_of_many(record: type[Recorder], hosted: bool) -> None:
+    algorithm = prepare(record(rollout_length=4))
+    ends = (20, 55, 60) if algorithm.fresh else (2, 5, 6)
+    at_once = make(algorithm, hosted).run(0, 50, TOTAL, ends)
+    runner = make(algorithm, hosted)
+    done, apart = 0, []
+    for end in ends:
+        (part,) = runner.run(done, 50, TOTAL, (end,))
+        apart.append(part)
+        done += int(part.iterations.max())
+    for mine, theirs in zip(at_once, apart, strict=True):
+        assert_same(mine, theirs, rtol=1e-6)
+    if algorithm.fresh:
+        taken = np.cumsum([part.steps for part in at_once], 0)
+        assert (taken >= np.array(ends)[:, None]).all()
+        assert (taken < np.array(ends)[:, None] + 3 * 4).all()
+    else:
+        assert [part.iterations.tolist() for part in at_once] == [[2] * 3, [3] * 3, [1] * 3]
+
+
+@pytest.mark.parametrize("hosted", [False, True], ids=["compiled", "hosted"])
+def test_a_chunk_stops_at_its_count_within_an_interval(hosted: bool) -> None:
+    parts = make(prepare(Recorder(rollout_length=4)), hosted).run(0, 3, TOTAL, (2, 5, 6))
+    assert [part.iterations.tolist() for part in parts] == [[2] * 3, [1] * 3, [0] * 3]

@@ -89,7 +89,7 @@ def _calibrate(runner: Runner, plan: Plan, first: int) -> tuple[float, int]:
     count, taken = 1, 0
     while True:
         begun = time.perf_counter()
-        part = runner.run(first, count, float(plan.steps))
+        (part,) = runner.run(first, count, float(plan.steps))
         spent = time.perf_counter() - begun
         taken += int(part.steps.max())
         if spent > CALIBRATION_SECONDS / 4 or taken >= plan.steps:

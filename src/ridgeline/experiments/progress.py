@@ -186,7 +186,7 @@ class _Return:
         self.text = "return –"
 
     def take(self, progress: loop.Progress) -> None:
-        values = np.array([row["rollout/ep_rew_mean"] for row in progress.rows], float)
+        values = np.array([row["rollout/ep_rew_mean"] for row in progress.rows[-progress.num_seeds :]], float)
         if np.isfinite(values).any():
             low, high = bootstrap_interval(values, resamples=200)
             self.text = f"return {float(interquartile_mean(values)):.4g} [{float(low):.4g}, {float(high):.4g}]"

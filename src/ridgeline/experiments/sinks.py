@@ -24,7 +24,7 @@ class Sink(Protocol):
     """Takes the log rows of a run."""
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Take the rows of one log point, one a seed."""
+        """Take rows in their order, one a seed for each log point."""
 
     def close(self) -> None:
         """Finish what was begun."""

@@ -29,7 +29,10 @@ POSITION: dict[str, Any] = {
     "taken": list,
     "diverged": list,
     "summary": dict | None,
+    "rows": list,
+    "training": float | int,
 }
+ROW: dict[str, Any] = {"steps": int, "seed": int}
 METRICS: dict[str, Any] = {"bytes": int, "sha256": str}
 FACTS: dict[str, Any] = {
     "best": float | None,
@@ -73,8 +76,10 @@ def standing(checkpoint: Checkpoint, num_seeds: int) -> Standing:
             raise ValueError(f"not of {num_seeds} seeds")
         if not 0 <= position.judged <= position.done or found["metrics"]["bytes"] < 0:
             raise ValueError("a count is below 0, or more was judged than done")
-        if position.judged < position.done and position.summary is None:
+        if position.judged < position.done and position.summary is None and not position.rows:
             raise ValueError("what was done is not summed up")
+        for row in position.rows:
+            require(row, ROW, where)
     except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise FileError(
             f"{where}: not where a run may stand ({short(error)}): restore it, or train again"

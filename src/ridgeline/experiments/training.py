@@ -131,7 +131,7 @@ class Training:
                     self._last_good = self.runner.policies, progress.steps
                 if progress.evaluation is not None:
                     self._judge(progress.evaluation, progress.steps)
-                progress.position.judge(progress.rows)
+                progress.position.judge()
                 # On a host, functions compile when they are first called, amid the run.
                 late = compiling_seconds() - before
                 spent = time.perf_counter() - begun - late

@@ -140,46 +140,48 @@ def chunk(
     lanes: list[Array],
     count: Int[Array, "S"],
     first: Int[Array, ""],
-    until: Float[Array, ""],
+    ends: Int[Array, "E"],
     total: Float[Array, ""],
     *,
     layout: Layout,
     mesh: Mesh,
-) -> tuple[list[Array], list[Array], Float[Array, "S K"]]:
+) -> tuple[list[Array], list[Array], Float[Array, "S E K"]]:
     """`count` iterations of every seed, from the one numbered `first`; what acts then, and what they amounted to.
 
-    Where rollouts are whole episodes, a seed counts its iterations itself and stops after `until` steps.
+    They are summed up apart between `ends`, which count iterations, or, where rollouts are whole episodes, the
+    steps of each seed. A seed stops at the last of them.
     """
     algorithm, env = jax.tree.unflatten(layout.fixed, fixed)
     rows = algorithm.num_envs * algorithm.rollout_length
 
     def one_seed(lane: Lane, count: Int[Array, ""], shared: tuple[Any, ...]) -> tuple[Lane, Summary]:
-        algorithm, env, first, until, end = shared
+        algorithm, env, first, ends, total = shared
+        shapes = jax.eval_shape(iterate, algorithm, env, lane, Steps(total, total, first))[1]
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-        def body(i: Int[Array, ""], so_far: tuple[Lane, Summary]) -> tuple[Lane, Summary]:
-            clock = so_far[0].clock
-            taken, iteration = (i.astype(float) * rows, i) if clock is None else (clock[0].astype(float), clock[1])
-            lane, summary = iterate(algorithm, env, so_far[0], Steps(taken, end, iteration))
-            return lane, jax.tree.map(jnp.add, so_far[1], summary)
+        def interval(
+            at: tuple[Int[Array, ""], Lane], end: Int[Array, ""]
+        ) -> tuple[tuple[Int[Array, ""], Lane], Summary]:
+            def going(at: tuple[Int[Array, ""], Lane, Summary]) -> Bool[Array, ""]:
+                i, lane, _ = at
+                return (i < first + count) & ((i if lane.clock is None else lane.clock[0]) < end)
 
-        def going(at: tuple[Int[Array, ""], tuple[Lane, Summary]]) -> Bool[Array, ""]:
-            clock = at[1][0].clock
-            assert clock is not None
-            return (at[0] < count) & (clock[0] < until)
+            def body(at: tuple[Int[Array, ""], Lane, Summary]) -> tuple[Int[Array, ""], Lane, Summary]:
+                i, lane, so_far = at
+                taken, iteration = (i.astype(float) * rows, i) if lane.clock is None else lane.clock
+                lane, summary = iterate(algorithm, env, lane, Steps(taken.astype(float), total, iteration))
+                return i + 1, lane, jax.tree.map(jnp.add, so_far, summary)
 
-        shapes = jax.eval_shape(iterate, algorithm, env, lane, Steps(end, end, first))[1]
-        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        if algorithm.fresh:
-            start = (jnp.zeros((), jnp.int32), (lane, zero))
-            lane, total = jax.lax.while_loop(going, lambda at: (at[0] + 1, body(at[0], at[1])), start)[1]
-        else:
-            lane, total = jax.lax.fori_loop(first, first + count, body, (lane, zero))
-        return lane, total._replace(broken=is_broken(lane.state))
+            i, lane, summed = jax.lax.while_loop(going, body, (*at, nothing))
+            return (i, lane), summed._replace(broken=is_broken(lane.state))
+
+        (_, lane), summaries = jax.lax.scan(interval, (first, lane), ends)
+        return lane, summaries
 
     begun = jax.tree.unflatten(layout.state, lanes)
-    ended, summary = over_seeds(one_seed, mesh, (begun, count), (algorithm, env, first, until, total))
+    ended, summaries = over_seeds(one_seed, mesh, (begun, count), (algorithm, env, first, ends, total))
     policies, layout.policies = jax.tree.flatten(algorithm.policy(ended.state))
-    numbers, layout.summary = jax.tree.flatten(summary)
+    numbers, layout.summary = jax.tree.flatten(summaries)
     return jax.tree.leaves(ended), policies, jnp.stack(numbers, -1)
 
 

@@ -4,9 +4,8 @@ S seeds × N environments are rows of one host environment, seed by seed. A step
 acts. The functions inside the calls are the compiled runner's own, with the same keys, so both learn the same.
 """
 
-import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,7 +25,7 @@ from ridgeline.training.keys import iteration_keys, key_for, row_keys
 from ridgeline.training.layout import Layout, layout_of
 from ridgeline.training.replaying import replay
 from ridgeline.training.snapshot import Leaf, Saved, Stacked, fork_keys, keyed, plain
-from ridgeline.training.summary import Summary, is_broken, summarise
+from ridgeline.training.summary import NO_END, Summary, is_broken, summarise
 from ridgeline.types import (
     Action,
     Algorithm,
@@ -175,26 +174,35 @@ class Hosted:
         else:
             self._restore(saved)
 
-    def run(self, first: int, count: int, total: float, until: float = math.inf) -> Summary:
-        """`count` iterations of every seed, from the one numbered `first`; count ≥ 1."""
-        summaries = []
-        for iteration in range(first, first + count):
-            learning = self.taken < until
-            if self.algorithm.fresh:
-                if not learning.any():
-                    break
-                steps = Steps(self.taken, np.full(len(self.seeds), total), self.iteration.astype(np.int32))
-            else:
-                taken = iteration * self.algorithm.num_envs * self.algorithm.rollout_length
-                steps = Steps(np.asarray(taken, float), np.asarray(total, float), np.asarray(iteration, np.int32))
-            steps = jax.tree.map(lambda x: x.astype(jax.dtypes.canonicalize_dtype(x.dtype)), steps)
-            # To put it there takes longer than to hand it over once, and less than to do so for every row.
-            steps = jax.device_put(steps) if self.algorithm.rollout_length > 4 else steps
-            summaries.append(self._iterate(steps, learning))
+    def run(self, first: int, count: int, total: float, ends: Sequence[int] = NO_END) -> list[Summary]:
+        """`count` iterations of every seed, from the one numbered `first`, as one summary for each of `ends`."""
+        iteration = first
+        sums: list[np.ndarray] = []
+        for end in ends:
+            summaries = []
+            while iteration < first + count and (learning := self._before(iteration, end)).any():
+                summaries.append(self._iterate(self._steps(iteration, total), learning))
+                iteration += 1
+            sums.append(np.sum(jax.device_get(summaries), 0) if summaries else np.zeros_like(sums[0]))
         assert self._layout.summary is not None
-        numbers = np.sum(jax.device_get(summaries), 0)
-        broken = np.asarray(find_broken(self._states, layout=self._layout))
-        return jax.tree.unflatten(self._layout.summary, numbers.T)._replace(broken=broken)
+        parts = [jax.tree.unflatten(self._layout.summary, numbers.T) for numbers in sums]
+        parts[-1] = parts[-1]._replace(broken=np.asarray(find_broken(self._states, layout=self._layout)))
+        return parts
+
+    def _before(self, iteration: int, end: int) -> np.ndarray:
+        """Which seeds have not come to this end."""
+        return self.taken < end if self.algorithm.fresh else np.full(len(self.seeds), iteration < end)
+
+    def _steps(self, iteration: int, total: float) -> Steps:
+        """Where every seed stands before the iteration of that number."""
+        if self.algorithm.fresh:
+            steps = Steps(self.taken, np.full(len(self.seeds), total), self.iteration.astype(np.int32))
+        else:
+            taken = iteration * self.algorithm.num_envs * self.algorithm.rollout_length
+            steps = Steps(np.asarray(taken, float), np.asarray(total, float), np.asarray(iteration, np.int32))
+        steps = jax.tree.map(lambda x: x.astype(jax.dtypes.canonicalize_dtype(x.dtype)), steps)
+        # To put it there takes longer than to hand it over once, and less than to do so for every row.
+        return jax.device_put(steps) if self.algorithm.rollout_length > 4 else steps
 
     @property
     def states(self) -> PyTree[Array]:

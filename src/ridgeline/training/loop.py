@@ -14,13 +14,16 @@ import numpy as np
 from ridgeline.errors import NumericalError
 from ridgeline.training.evaluation import Episodes
 from ridgeline.training.runner import Runner
-from ridgeline.training.summary import Summary, learned
+from ridgeline.training.summary import MOST_INTERVALS, Summary, learned
 from ridgeline.types import Algorithm
 
 type Row = dict[str, float | int | None]
 
 # A chunk lasts about this long, in seconds, so that progress shows and a signal is heard.
 _CHUNK_SECONDS = 0.5
+
+# One chunk leaves at most so many log rows of all seeds: until they are written, a checkpoint holds them.
+MOST_ROWS = 512
 
 # From here on, in the unit of `train/divergence`, a critic is said to diverge: overestimation alone stays below.
 DIVERGED = 2.0
@@ -66,9 +69,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands between two chunks. `rows` holds one log row a seed where one is due, else none.
+    """Where a run stands between two chunks. `rows` holds the log rows that came due since the last, if any.
 
-    `warnings` are lines for whoever watches, each said once in a run; they stop nothing.
+    They are one a seed for each log point, the newest last. `warnings` are lines for whoever watches, each said
+    once in a run; they stop nothing.
     """
 
     steps: int
@@ -95,8 +99,8 @@ class Progress:
 class Position:
     """Where a run stands, beside what its runner holds. `judged` lags behind `done` until what was due was done.
 
-    `done` counts iterations, or steps where rollouts are whole episodes; `taken` [S] only the latter. `summary`
-    has what came since the last log row.
+    `done` counts iterations, or steps where rollouts are whole episodes; `taken` [S] only the latter. `rows` came
+    due and nobody has seen them; `summary` has what came since, which took `training` seconds.
     """
 
     done: int
@@ -105,6 +109,8 @@ class Position:
     taken: np.ndarray
     diverged: set[int]
     summary: Summary | None = None
+    rows: list[Row] = dataclasses.field(default_factory=list)
+    training: float = 0.0
 
     @classmethod
     def begin(cls, num_seeds: int, done: int = 0) -> "Position":
@@ -130,12 +136,27 @@ class Position:
         found = {"taken": np.asarray(data["taken"], float), "diverged": set(data["diverged"]), "summary": summary}
         return cls(**data | found)
 
-    def judge(self, rows: tuple[Row, ...]) -> None:
-        """What was due by now was done, and these rows were logged."""
-        if self.judged < self.done:
-            self.judged = self.done
-            if rows:
-                self.summary = None
+    def take(self, part: Summary, seconds: float, plan: Plan) -> None:
+        """These iterations were done, in that time."""
+        if plan.fresh:
+            self.taken = self.taken + part.steps
+            self.done = min(plan.iterations, int(self.taken.min()))
+        else:
+            self.done += int(part.iterations.max())
+        self.seconds, self.training = self.seconds + seconds, self.training + seconds
+        self.summary = part if self.summary is None else jax.tree.map(np.add, self.summary, part)
+
+    def log(self, seeds: tuple[int, ...], plan: Plan) -> None:
+        """A row of each seed is due here."""
+        assert self.summary is not None
+        steps, per_second = self.done * plan.steps_per_iteration, float(self.summary.steps.sum()) / self.training
+        clock = {"time/wall": round(self.seconds, 3), "time/fps": round(per_second)}
+        self.rows += [_row(self.summary, i, seed, steps, clock) for i, seed in enumerate(seeds)]
+        self.summary, self.training = None, 0.0
+
+    def judge(self) -> None:
+        """What was due by now was done."""
+        self.judged, self.rows = self.done, []
 
 
 def iterate(
@@ -150,64 +171,48 @@ def iterate(
     `position` is kept up to date: outside of a `whole` block it and the runner belong together, whatever raises.
     """
     at = Position.begin(len(seeds)) if position is None else position
-    log_at, evaluate_at = plan.due(plan.log_points), plan.due(plan.evaluations)
-    stops = sorted(log_at | evaluate_at | {plan.iterations})
-    pace, since = 0.0, time.perf_counter()
-    begun = since - at.seconds
+    evaluate_at = plan.due(plan.evaluations)
+    log_at = plan.due(plan.log_points) | evaluate_at
+    pace, begun = 0.0, time.perf_counter() - at.seconds
     while at.done < plan.iterations or at.judged < at.done:
         if at.judged == at.done:
-            stop = min(next(s for s in stops if s > at.done), plan.next_checkpoint(at.done))
+            stops = evaluate_at | {plan.iterations, plan.next_checkpoint(at.done)}
+            ends = _ends(at.done, log_at, stops, max(1, min(MOST_INTERVALS, MOST_ROWS // len(seeds))))
             # Nothing is known of the pace before the first chunk.
             count = max(1, int(_CHUNK_SECONDS / pace)) if pace else 1
             with whole():
                 started = time.perf_counter()
-                part = _run(runner, plan, at, count, stop)
-                at.seconds = time.perf_counter() - begun
-            pace = (time.perf_counter() - started) / max(1.0, float(part.iterations.max()))
-            _check_finite(runner, part, seeds, at.done * plan.steps_per_iteration)
-        steps = at.done * plan.steps_per_iteration
+                parts = [x for x in runner.run(at.done, count, float(plan.steps), ends) if x.iterations.any()]
+                pace = (time.perf_counter() - started) / sum(float(x.iterations.max()) for x in parts)
+                at.seconds, reached = started - begun, []
+                for part in parts:
+                    before = at.done
+                    at.take(part, pace * float(part.iterations.max()), plan)
+                    reached.append(at.done)
+                    if any(before < point <= at.done for point in log_at):
+                        at.log(seeds, plan)
+            for part, done in zip(parts, reached, strict=True):
+                _check_finite(runner, part, seeds, done * plan.steps_per_iteration)
         evaluation = None
         if any(at.judged < point <= at.done for point in evaluate_at):
             evaluation = runner.evaluate(plan.evaluation_seed, plan.evaluation_episodes)
-        rows: tuple[Row, ...] = ()
-        summary = at.summary
-        if any(at.judged < point <= at.done for point in log_at) or evaluation is not None:
-            assert summary is not None
-            now = time.perf_counter()
-            clock = {
-                "time/wall": round(now - begun, 3),
-                "time/fps": round(float(summary.steps.sum()) / (now - since)),
-            }
-            rows = tuple(_row(summary, evaluation, i, seed, steps, clock) for i, seed in enumerate(seeds))
-            since = time.perf_counter()
-        seconds = time.perf_counter() - begun
+            for index, row in enumerate(at.rows[-len(seeds) :]):
+                row["eval/mean_reward"] = float(np.mean(evaluation.returns[index]))
+                row["eval/mean_ep_length"] = float(np.mean(evaluation.lengths[index]))
+        rows, seconds = tuple(at.rows), time.perf_counter() - begun
         warnings = tuple(_diverging(rows, at.diverged))
+        steps = at.done * plan.steps_per_iteration
         yield Progress(steps, plan.steps, seconds, len(seeds), rows, evaluation, runner, at, warnings)
-        at.judge(rows)
+        at.judge()
 
 
-def _run(runner: Runner, plan: Plan, at: Position, count: int, stop: int) -> Summary:
-    """One chunk of at most `count` iterations, not beyond `stop`."""
-    if plan.fresh:
-        part = runner.run(at.done, count, float(plan.steps), until=float(stop))
-        at.taken = at.taken + part.steps
-        at.done = min(plan.iterations, int(at.taken.min()))
-    else:
-        count = min(stop - at.done, count)
-        part = runner.run(at.done, count, float(plan.steps))
-        at.done += count
-    at.summary = part if at.summary is None else jax.tree.map(np.add, at.summary, part)
-    return part
+def _ends(done: int, log_at: set[int], stops: set[int], most: int) -> list[int]:
+    """Where the next chunk's iterations are summed up: at log points, up to the first of the stops."""
+    stop = min(point for point in stops if point > done)
+    return [*sorted(point for point in log_at if done < point < stop), stop][:most]
 
 
-def _row(
-    summary: Summary,
-    evaluation: Episodes | None,
-    index: int,
-    seed: int,
-    steps: int,
-    clock: dict[str, float],
-) -> Row:
+def _row(summary: Summary, index: int, seed: int, steps: int, clock: dict[str, float]) -> Row:
     """One seed's means since its last row, under SB3's names; None where nothing was measured."""
 
     def mean(total: Any, count: Any) -> float | None:
@@ -219,9 +224,6 @@ def _row(
     row["rollout/episodes"] = int(summary.episodes[index])
     for name in summary.metrics:
         row[name] = mean(summary.metrics[name], summary.counts[name])
-    if evaluation is not None:
-        row["eval/mean_reward"] = float(np.mean(evaluation.returns[index]))
-        row["eval/mean_ep_length"] = float(np.mean(evaluation.lengths[index]))
     return row
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,7 +20,7 @@ from ridgeline.training.evaluation import Episodes, evaluate_compiled, evaluatio
 from ridgeline.training.hosted import Hosted
 from ridgeline.training.layout import layout_of
 from ridgeline.training.snapshot import Leaf, Saved, fork_keys, keyed, place, plain
-from ridgeline.training.summary import Summary
+from ridgeline.training.summary import MOST_INTERVALS, NO_END, Summary
 from ridgeline.types import Algorithm, Environment, EnvSpec, HostFactory, example_transition
 
 
@@ -31,10 +31,11 @@ class Runner(Protocol):
     def compile(self, episodes: int) -> None:
         """Compile what can be compiled before the first step; evaluations will have so many episodes."""
 
-    def run(self, first: int, count: int, total: float, until: float = math.inf) -> Summary:
+    def run(self, first: int, count: int, total: float, ends: Sequence[int] = NO_END) -> list[Summary]:
         """`count` ≥ 1 iterations of every seed, from the one numbered `first`, in a run of `total` steps.
 
-        Where rollouts are whole episodes, seeds count their iterations themselves, and stop after `until` steps.
+        They are summed up apart up to each of `ends`, at most `MOST_INTERVALS`, and do not go beyond the last. It
+        counts iterations; where rollouts are whole episodes, each seed counts its own, and ends are steps of it.
         """
 
     @property
@@ -113,17 +114,18 @@ class Compiled:
             keys = evaluation_keys(0, episodes)
             jax.block_until_ready(play(self.algorithm, self.env, policies, keys, np.int32(0), mesh=self.mesh))
 
-    def run(self, first: int, count: int, total: float, until: float = math.inf) -> Summary:
-        """`count` iterations of every seed, from the one numbered `first`."""
+    def run(self, first: int, count: int, total: float, ends: Sequence[int] = NO_END) -> list[Summary]:
+        """`count` iterations of every seed, from the one numbered `first`, as one summary for each of `ends`."""
         # Seeds that only fill up the last device's share get none.
         counts = np.where(self.wanted, np.int32(count), np.int32(0))
-        where = (np.int32(first), _real(until), _real(total))
+        # As many as there may be, so that their number compiles nothing anew.
+        padded = np.pad(np.minimum(ends, NO_END), (0, MOST_INTERVALS - len(ends)), mode="edge").astype(np.int32)
+        where = (np.int32(first), padded, _real(total))
         self._lanes, self._acting, numbers = chunk(
             self._fixed, self._lanes, counts, *where, layout=self._layout, mesh=self.mesh
         )
-        columns = np.asarray(numbers)[: self.num_seeds].T
-        summary: Summary = jax.tree.unflatten(self._layout.summary, list(columns))
-        return summary
+        intervals = np.asarray(numbers)[: self.num_seeds].transpose(1, 2, 0)[: len(ends)]
+        return [jax.tree.unflatten(self._layout.summary, list(columns)) for columns in intervals]
 
     @property
     def states(self) -> PyTree[Array]:

@@ -1,4 +1,4 @@
-"""What a chunk of training amounted to, as sums that add up over chunks."""
+"""What a part of training amounted to, as sums that add up."""
 
 from typing import Any, NamedTuple
 
@@ -10,9 +10,15 @@ from ridgeline.memory import Memory
 from ridgeline.trajectories import TrajectoryMemory
 from ridgeline.types import Metrics
 
+# A chunk's iterations are summed up apart up to each of its ends; so many there are at most.
+MOST_INTERVALS = 32
+
+# One interval, which ends with the chunk.
+NO_END = (2**31 - 1,)
+
 
 class Summary(NamedTuple):
-    """Sums over a chunk of one seed: of each metric and how often it was measured, and of finished episodes.
+    """Sums over iterations of one seed: of each metric and how often it was measured, and of finished episodes.
 
     `broken` is above 0 where something learned is not finite at the end; `steps` counts environment steps.
     """
