@@ -36,6 +36,16 @@ each = pytest.mark.parametrize("p", [p for p, _ in ALL], ids=lambda p: type(p)._
 each_pair = pytest.mark.parametrize(("p", "q"), ALL, ids=lambda p: type(p).__name__)
 
 
+@pytest.mark.parametrize("p", [*(p for p, _ in ALL), TanhGaussian(GAUSSIAN.mean, GAUSSIAN.log_std, (True, False))])
+def test_noise_is_made_of_shapes_alone(p):
+    """So that it can be drawn before the parameters are known."""
+    key, others = jax.random.key(3), jax.tree.map(lambda x: x * 2 + 1, p)
+    for same in (others, jax.eval_shape(lambda: p)):
+        for one, other in zip(jax.tree.leaves(p.noise(key)), jax.tree.leaves(same.noise(key)), strict=True):
+            np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(p.draw(p.noise(key)), p.sample(key))
+
+
 def support(p: Distribution) -> tuple[jax.Array, np.ndarray | float]:
     """Actions and their weights: Σ w f(a) is the sum or the integral of f over all actions."""
     match p:

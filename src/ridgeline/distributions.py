@@ -2,19 +2,28 @@
 
 import math
 from abc import abstractmethod
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 
 class Distribution(eqx.Module):
     """A probability distribution over one action."""
 
     @abstractmethod
+    def noise(self, key: PRNGKeyArray) -> PyTree[Array]:
+        """The random numbers of one draw. Of the parameters their shapes decide, nothing else."""
+
+    @abstractmethod
+    def draw(self, noise: Any) -> Array:
+        """What the noise makes of π: a ~ π."""
+
     def sample(self, key: PRNGKeyArray) -> Array:
         """A ~ π."""
+        return self.draw(self.noise(key))
 
     @abstractmethod
     def log_prob(self, action: Array) -> Float[Array, ""]:
@@ -56,9 +65,13 @@ class Categorical(Distribution):
     def _log_probs(self) -> Float[Array, "A"]:
         return jax.nn.log_softmax(self.logits)
 
-    def sample(self, key: PRNGKeyArray) -> Int[Array, ""]:
+    def noise(self, key: PRNGKeyArray) -> Float[Array, "A"]:
+        """Gumbel noise, one number for each action."""
+        return jax.random.gumbel(key, self.logits.shape, self.logits.dtype)
+
+    def draw(self, noise: Float[Array, "A"]) -> Int[Array, ""]:
         """A = argmax(logits + Gumbel noise)."""
-        return jax.random.categorical(key, self.logits).astype(jnp.int32)
+        return jnp.argmax(self.logits + noise).astype(jnp.int32)
 
     def log_prob(self, action: Int[Array, ""]) -> Float[Array, ""]:
         """log softmax(logits)ₐ."""
@@ -86,10 +99,14 @@ class Product(Distribution):
 
     parts: tuple[Categorical, ...]
 
-    def sample(self, key: PRNGKeyArray) -> Int[Array, "d"]:
-        """Each entry from its own categorical."""
+    def noise(self, key: PRNGKeyArray) -> tuple[Float[Array, "..."], ...]:
+        """That of each part."""
         keys = jax.random.split(key, len(self.parts))
-        return jnp.stack([part.sample(k) for part, k in zip(self.parts, keys, strict=True)])
+        return tuple(part.noise(k) for part, k in zip(self.parts, keys, strict=True))
+
+    def draw(self, noise: tuple[Float[Array, "..."], ...]) -> Int[Array, "d"]:
+        """Each entry from its own categorical."""
+        return jnp.stack([part.draw(e) for part, e in zip(self.parts, noise, strict=True)])
 
     def log_prob(self, action: Int[Array, "d"]) -> Float[Array, ""]:
         """Σᵢ log πᵢ(aᵢ)."""
@@ -115,9 +132,13 @@ class DiagonalGaussian(Distribution):
     mean: Float[Array, "d"]
     log_std: Float[Array, "d"]
 
-    def sample(self, key: PRNGKeyArray) -> Float[Array, "d"]:
-        """mean + std · standard normal noise."""
-        return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape)
+    def noise(self, key: PRNGKeyArray) -> Float[Array, "d"]:
+        """Standard normal."""
+        return jax.random.normal(key, self.mean.shape, self.mean.dtype)
+
+    def draw(self, noise: Float[Array, "d"]) -> Float[Array, "d"]:
+        """mean + std · noise."""
+        return self.mean + jnp.exp(self.log_std) * noise
 
     def log_prob(self, action: Float[Array, "d"]) -> Float[Array, ""]:
         """−Σᵢ [½ ((aᵢ − meanᵢ)/stdᵢ)² + log stdᵢ + ½ log 2π]."""
@@ -147,9 +168,13 @@ class TanhGaussian(Distribution):
     log_std: Float[Array, "d"]
     bounded: tuple[bool, ...] = eqx.field(static=True)
 
-    def sample(self, key: PRNGKeyArray) -> Float[Array, "d"]:
-        """tanh(mean + std · standard normal noise)."""
-        return self.sample_and_log_prob(key)[0]
+    def noise(self, key: PRNGKeyArray) -> Float[Array, "d"]:
+        """Standard normal."""
+        return jax.random.normal(key, self.mean.shape, self.mean.dtype)
+
+    def draw(self, noise: Float[Array, "d"]) -> Float[Array, "d"]:
+        """tanh(mean + std · noise)."""
+        return self._squash(self._gaussian.draw(noise))
 
     def sample_and_log_prob(self, key: PRNGKeyArray) -> tuple[Float[Array, "d"], Float[Array, ""]]:
         """A ~ π and log π(a), which is exact also where tanh is ±1; differentiable in mean and log_std."""

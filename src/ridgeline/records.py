@@ -4,6 +4,7 @@ from abc import abstractmethod
 from typing import Any
 
 import equinox as eqx
+import jax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ridgeline.encoders import Activation, Architecture, EncoderBuilder
@@ -48,11 +49,14 @@ class NetworkAlgorithm[State, Policy](Algorithm[State, Policy]):
 class DrawnActions(eqx.Module):
     """How a policy π_θ(·|s) acts: by a draw; greedy, by its mode."""
 
-    def act(
-        self, key: PRNGKeyArray, policy: Policy[Any], carry: Carry, obs: Obs, steps: Steps
-    ) -> tuple[Action, Carry]:
+    def randomness(self, key: PRNGKeyArray, policy: Policy[Any], obs: Obs) -> Any:
+        """The noise of one draw from π_θ(·|s)."""
+        shapes: Any = jax.eval_shape(lambda: policy.network.distribution(policy.read(obs)))
+        return shapes.noise(key)
+
+    def act(self, noise: Any, policy: Policy[Any], carry: Carry, obs: Obs, steps: Steps) -> tuple[Action, Carry]:
         """A ~ π_θ(·|s)."""
-        return policy.network.distribution(policy.read(obs)).sample(key), carry
+        return policy.network.distribution(policy.read(obs)).draw(noise), carry
 
     def greedy(self, key: PRNGKeyArray, policy: Policy[Any], carry: Carry, obs: Obs) -> tuple[Action, Carry]:
         """The mode of π_θ(·|s)."""

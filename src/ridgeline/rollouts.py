@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ridgeline.distributions import Distribution, log_prob
 from ridgeline.returns import gae
@@ -38,12 +38,38 @@ def samples(
     """Rows [T, N] with log π_θold(a|s), Â and V^targ = Â + V_θold(s); observations as a network reads them."""
     obs = everywhere(read, x.obs)
     value = everywhere(state_value, obs)
-    next_value = everywhere(lambda s: state_value(read(s)), x.next_obs)
+    next_value = successor_values(lambda s: state_value(read(s)), x, value)
     advantage = jax.vmap(gae, in_axes=(1, 1, 1, 1, 1, None, None), out_axes=1)(
         x.reward, value, next_value, x.terminated, x.ended, gamma, lambda_
     )
     log_probs = everywhere(log_prob, everywhere(distribution, obs), x.action)
     return Sample(obs, x.action, log_probs, advantage, advantage + value)
+
+
+def successor_values(
+    state_value: Callable[[Obs], Float[Array, ""]], x: Transition, value: Float[Array, "T N"]
+) -> Float[Array, "T N"]:
+    """V(s′) of rows [T, N] whose V(s) is known; it may be anything where s′ is terminal.
+
+    On a CPU it is that of the next row, and computed only where there is none: where an episode was cut.
+    """
+
+    def of_row(t: Int[Array, ""]) -> Float[Array, "N"]:
+        return jax.vmap(state_value)(jax.tree.map(lambda s: s[t], x.next_obs))
+
+    def one_by_one(value: Float[Array, "T N"]) -> Float[Array, "T N"]:
+        def compute(at: tuple[Bool[Array, "T"], Array]) -> tuple[Bool[Array, "T"], Array]:
+            wanted, found = at
+            t = jnp.argmax(wanted)
+            return wanted.at[t].set(False), found.at[t].set(of_row(t))
+
+        cut = jnp.any(x.truncated & ~x.terminated, 1).at[-1].set(True)
+        return jax.lax.while_loop(lambda at: jnp.any(at[0]), compute, (cut, jnp.roll(value, -1, 0)))[1]
+
+    def at_once(value: Float[Array, "T N"]) -> Float[Array, "T N"]:
+        return everywhere(state_value, x.next_obs)
+
+    return jax.lax.platform_dependent(value, cpu=one_by_one, default=at_once)
 
 
 def flatten(rows: PyTree[Array]) -> PyTree[Array]:

@@ -135,8 +135,15 @@ class Algorithm[State, Policy](eqx.Module):
         """One environment's carry at the start of an episode."""
         return ()
 
+    def randomness(self, key: PRNGKeyArray, policy: Policy, obs: Obs) -> Any:
+        """What `act` explores by: the key itself, or the random numbers that it takes, drawn with it.
+
+        Those of a whole rollout are drawn at once, before its first row: of policy and obs only shapes may matter.
+        """
+        return key
+
     @abstractmethod
-    def act(self, key: PRNGKeyArray, policy: Policy, carry: Carry, obs: Obs, steps: Steps) -> tuple[Action, Carry]:
+    def act(self, randomness: Any, policy: Policy, carry: Carry, obs: Obs, steps: Steps) -> tuple[Action, Carry]:
         """The action to take while learning: it explores."""
 
     @abstractmethod

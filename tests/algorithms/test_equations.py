@@ -21,7 +21,7 @@ from ridgeline.memory import Batch
 from ridgeline.networks import Policy
 from ridgeline.normalisation import ObservationNormaliser
 from ridgeline.records import DrawnActions
-from ridgeline.rollouts import Sample, samples, standardise
+from ridgeline.rollouts import Sample, everywhere, samples, standardise, successor_values
 from ridgeline.types import ArraySpec, Discrete, EnvSpec, Steps, Transition
 
 
@@ -307,6 +307,21 @@ def test_samples_bootstrap_from_the_successor_and_target_v():
     np.testing.assert_allclose(found.obs, obs + 1)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_successor_is_worth_what_it_is_wherever_an_episode_was_cut(seed):
+    """Rows that follow one another, but for a reset where an episode ended, for either reason or for both."""
+    random, shape = np.random.default_rng(seed), (12, 3)
+    terminated, truncated = (random.random(shape) < p for p in (0.2, (0, 0.1, 0.5, 1)[seed]))
+    next_obs, obs = random.normal(size=(*shape, 2)), np.zeros((*shape, 2))
+    ended = (terminated | truncated)[:-1, :, None]
+    obs[1:] = np.where(ended, random.normal(size=(11, 3, 2)), next_obs[:-1])
+    x = Transition(a(obs), a(obs), a(obs[..., 0]), a(next_obs), jnp.array(terminated), jnp.array(truncated))
+    value = lambda s: 10 * s[0] - s[1]  # noqa: E731
+    found = jax.jit(lambda x: successor_values(value, x, everywhere(value, x.obs)))(x)
+    expected = 10 * next_obs[..., 0] - next_obs[..., 1]
+    np.testing.assert_allclose(np.asarray(found)[~terminated], expected[~terminated], rtol=1e-5)
+
+
 def test_standardised_numbers_have_mean_0_and_deviation_1():
     np.testing.assert_allclose(standardise(a(1, 3, 8)), (np.array([1, 3, 8]) - 4) / np.std([1, 3, 8]), rtol=1e-6)
 
@@ -329,6 +344,7 @@ def test_drawn_actions_read_the_normaliser_and_greedy_ones_are_the_mode():
     np.testing.assert_allclose(greedy, mode, rtol=1e-6)
     assert carry == ()
     keys = jax.random.split(key, 4_000)
-    drawn = jax.vmap(lambda k: DrawnActions().act(k, policy, (), obs, Steps(a(0), a(1), jnp.array(0)))[0])(keys)
+    noise = jax.vmap(lambda k: DrawnActions().randomness(k, policy, obs))(keys)
+    drawn = jax.vmap(lambda e: DrawnActions().act(e, policy, (), obs, Steps(a(0), a(1), jnp.array(0)))[0])(noise)
     np.testing.assert_allclose(np.mean(drawn, 0), mode, atol=0.03)
     np.testing.assert_allclose(np.std(drawn, 0), np.exp(-1), rtol=0.05)

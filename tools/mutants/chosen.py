@@ -170,8 +170,8 @@ CHOSEN = [
     (
         "variance for standard deviation",
         "distributions.py",
-        "self.mean + jnp.exp(self.log_std) * jax.random.normal",
-        "self.mean + jnp.exp(2 * self.log_std) * jax.random.normal",
+        "self.mean + jnp.exp(self.log_std) * noise",
+        "self.mean + jnp.exp(2 * self.log_std) * noise",
         DISTRIBUTIONS,
         "samples spread otherwise than their density says",
     ),
@@ -430,8 +430,8 @@ CHOSEN = [
     (
         "one key for every environment",
         "training/keys.py",
-        "jax.random.split(jax.random.fold_in(act_key, row), num_envs)",
-        "jax.random.split(act_key, num_envs)",
+        "jax.random.split(jax.random.fold_in(act_key, row), algorithm.num_envs)",
+        "jax.random.split(act_key, algorithm.num_envs)",
         ROLLOUTS,
         "a key reused: the same noise in every step of a rollout",
     ),
@@ -447,10 +447,18 @@ CHOSEN = [
     (
         "the successor's value from the next row",
         "rollouts.py",
-        "next_value = everywhere(lambda s: state_value(read(s)), x.next_obs)",
+        "next_value = successor_values(lambda s: state_value(read(s)), x, value)",
         "next_value = jnp.roll(value, -1, 0)",
         f"{EQUATIONS} samples",
         "the value after a reset, and of the first row at the last",
+    ),
+    (
+        "an episode that was cut bootstraps from the next",
+        "rollouts.py",
+        "jnp.any(x.truncated & ~x.terminated, 1).at[-1].set(True)",
+        "jnp.any(x.terminated, 1).at[-1].set(True)",
+        f"{EQUATIONS} successor",
+        "the value after a reset stands for that of the state that was reached",
     ),
     (
         "advantages not standardised by their deviation",
@@ -817,7 +825,7 @@ CHOSEN = [
     (
         "a drawn policy that never explores",
         "records.py",
-        "policy.network.distribution(policy.read(obs)).sample(key), carry",
+        "policy.network.distribution(policy.read(obs)).draw(noise), carry",
         "policy.network.distribution(policy.read(obs)).mode(), carry",
         f"{EQUATIONS} 'greedy_ones'",
         "acting is greedy, and log π is that of a draw",
@@ -825,8 +833,8 @@ CHOSEN = [
     (
         "observations not normalised where the policy acts",
         "records.py",
-        "return policy.network.distribution(policy.read(obs)).sample(key), carry",
-        "return policy.network.distribution(obs).sample(key), carry",
+        "return policy.network.distribution(policy.read(obs)).draw(noise), carry",
+        "return policy.network.distribution(obs).draw(noise), carry",
         f"{EQUATIONS} 'greedy_ones'",
         "the policy learns on other numbers than it acts on",
     ),

@@ -25,7 +25,7 @@ TARGETS = [
     (
         "distributions.py",
         (
-            "DiagonalGaussian.sample",
+            "DiagonalGaussian.draw",
             "DiagonalGaussian.log_prob",
             "DiagonalGaussian.entropy",
             "DiagonalGaussian.kl",

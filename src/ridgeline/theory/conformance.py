@@ -184,7 +184,7 @@ def actions(run: Trained) -> tuple[Any, dict[str, Array]]:
 
     def choose(algorithm: Algorithm[Any, Any], policy: Any, key: PRNGKeyArray, obs: Obs) -> dict[str, Array]:
         carry = algorithm.begin(run.spec)
-        exploring, _ = algorithm.act(key, policy, carry, obs, steps_at(0))
+        exploring, _ = algorithm.act(algorithm.randomness(key, policy, obs), policy, carry, obs, steps_at(0))
         greedy, _ = algorithm.greedy(key, policy, carry, obs)
         return {"act": exploring, "greedy": greedy}
 

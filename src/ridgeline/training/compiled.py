@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree, UInt
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt
 
 from ridgeline.environments.base import Running, advance, start_episodes, where_ended
 from ridgeline.training.devices import over_seeds
-from ridgeline.training.keys import iteration_keys, key_for, row_keys
+from ridgeline.training.keys import iteration_keys, key_for, row_randomness
 from ridgeline.training.layout import Layout
 from ridgeline.training.summary import Summary, is_broken, summarise
 from ridgeline.types import Action, Algorithm, Environment, EnvSpec, Obs, Rollout, Steps, Transition
@@ -50,10 +50,10 @@ def begin_carry(algorithm: Algorithm[Any, Any], spec: EnvSpec) -> PyTree[Array]:
 
 
 def act_everywhere(
-    algorithm: Algorithm[Any, Any], keys: Key[Array, "N"], policy: Any, carry: Any, obs: Obs, steps: Steps
+    algorithm: Algorithm[Any, Any], randomness: Any, policy: Any, carry: Any, obs: Obs, steps: Steps
 ) -> tuple[Action, Any]:
     """One exploring action for each of N environments."""
-    return jax.vmap(algorithm.act, (0, None, 0, 0, None))(keys, policy, carry, obs, steps)
+    return jax.vmap(algorithm.act, (0, None, 0, 0, None))(randomness, policy, carry, obs, steps)
 
 
 class Finished(NamedTuple):
@@ -85,10 +85,11 @@ def iterate(
     none, zeros = jnp.zeros(algorithm.num_envs, jnp.int32), jnp.zeros(algorithm.num_envs)
     everyone, nothing = jnp.ones(algorithm.num_envs, bool), Finished(none, none, zeros, none)
 
-    def row(at: Rows, t: Int[Array, ""]) -> tuple[Rows, Transition]:
+    randomness = partial(row_randomness, act_key, algorithm, policy, env.spec)
+
+    def row(at: Rows, t: Int[Array, ""], randomness: Any) -> tuple[Rows, Transition]:
         now = steps._replace(taken=steps.taken + t * algorithm.num_envs)
-        keys = row_keys(act_key, t, algorithm.num_envs)
-        action, carry = act_everywhere(algorithm, keys, policy, at.carry, at.running.obs, now)
+        action, carry = act_everywhere(algorithm, randomness, policy, at.carry, at.running.obs, now)
         after, step = advance(env, at.running, action)
         if algorithm.fresh:
             step = step._replace(truncated=step.truncated | (t == algorithm.rollout_length - 1))
@@ -105,11 +106,15 @@ def iterate(
         # Episodes are numbered by the iteration, whatever columns do behind their ends.
         running = start_episodes(env, lane.running.key, jnp.full(algorithm.num_envs, steps.iteration))
         begun = Rows(running, fresh_carry, zeros, everyone, nothing)
-        end, transitions = gather_until_dead(row, begun, algorithm.rollout_length)
+        end, transitions = gather_until_dead(
+            lambda at, t: row(at, t, randomness(t)), begun, algorithm.rollout_length
+        )
         first_carry = fresh_carry
     else:
         begun = Rows(lane.running, lane.carry, lane.episode_return, everyone, nothing)
-        end, transitions = jax.lax.scan(row, begun, jnp.arange(algorithm.rollout_length))
+        times = jnp.arange(algorithm.rollout_length)
+        # Row by row, to draw would take as long as the policy does.
+        end, transitions = jax.lax.scan(lambda at, x: row(at, *x), begun, (times, jax.vmap(randomness)(times)))
         first_carry = lane.carry
     state, metrics = algorithm.update(update_key, lane.state, Rollout(transitions, first_carry), steps)
     sums = Finished(*map(jnp.sum, end.finished))

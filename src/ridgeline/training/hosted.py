@@ -21,7 +21,7 @@ from ridgeline.specs import FLOAT32_MAX
 from ridgeline.training.compiled import act_everywhere, begin_carry
 from ridgeline.training.devices import IN_ORDER, map_seeds
 from ridgeline.training.evaluation import Episodes, begin_where, episode_seeds, evaluate_hosted
-from ridgeline.training.keys import iteration_keys, key_for, row_keys
+from ridgeline.training.keys import iteration_keys, key_for, row_randomness
 from ridgeline.training.layout import Layout, layout_of
 from ridgeline.training.replaying import replay
 from ridgeline.training.snapshot import Leaf, Saved, Stacked, fork_keys, keyed, plain
@@ -82,8 +82,9 @@ def act(
     def one_seed(steps: Steps, key: PRNGKeyArray, policy: Any, carry: Carry, ended: Array, obs: Obs) -> Any:
         now = steps._replace(taken=steps.taken + row * algorithm.num_envs)
         before = where_ended(ended, begin_carry(algorithm, layout.spec), carry)
-        keys = row_keys(iteration_keys(key, steps.iteration)[0], row, algorithm.num_envs)
-        action, after = act_everywhere(algorithm, keys, policy, before, obs, now)
+        act_key = iteration_keys(key, steps.iteration)[0]
+        randomness = row_randomness(act_key, algorithm, policy, layout.spec, row)
+        action, after = act_everywhere(algorithm, randomness, policy, before, obs, now)
         return action, before, after
 
     by_seed = jax.tree.map(lambda x: x.reshape(*ended.shape, *x.shape[1:]), obs)

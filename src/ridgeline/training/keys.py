@@ -1,7 +1,11 @@
 """The random keys of a seed: each is named for its use, none is drawn from twice."""
 
+from typing import Any
+
 import jax
-from jaxtyping import Array, Int, Key, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from ridgeline.types import Algorithm, EnvSpec, example_obs
 
 
 def key_for(seed_key: PRNGKeyArray, use: str) -> PRNGKeyArray:
@@ -9,12 +13,15 @@ def key_for(seed_key: PRNGKeyArray, use: str) -> PRNGKeyArray:
     return jax.random.fold_in(seed_key, ("init", "environments", "iterations", "forks").index(use))
 
 
-def row_keys(act_key: PRNGKeyArray, row: Int[Array, ""], num_envs: int) -> Key[Array, "N"]:
-    """The keys that one row's actions are drawn with."""
-    return jax.random.split(jax.random.fold_in(act_key, row), num_envs)
-
-
 def iteration_keys(seed_key: PRNGKeyArray, iteration: Int[Array, ""]) -> tuple[PRNGKeyArray, PRNGKeyArray]:
     """The keys of one iteration, for acting (folded with the row) and for the update."""
     act_key, update_key = jax.random.split(jax.random.fold_in(key_for(seed_key, "iterations"), iteration))
     return act_key, update_key
+
+
+def row_randomness(
+    act_key: PRNGKeyArray, algorithm: Algorithm[Any, Any], policy: Any, spec: EnvSpec, row: Int[Array, ""]
+) -> Any:
+    """What the N actions of one row explore by."""
+    keys = jax.random.split(jax.random.fold_in(act_key, row), algorithm.num_envs)
+    return jax.vmap(algorithm.randomness, (0, None, None))(keys, policy, example_obs(spec.observation))
