@@ -177,18 +177,21 @@ class Hosted:
 
     def run(self, first: int, count: int, total: float, ends: Sequence[int] = NO_END) -> list[Summary]:
         """`count` iterations of every seed, from the one numbered `first`, as one summary for each of `ends`."""
-        iteration = first
-        sums: list[np.ndarray] = []
+        iteration, parts = first, list[Summary]()
         for end in ends:
             summaries = []
             while iteration < first + count and (learning := self._before(iteration, end)).any():
                 summaries.append(self._iterate(self._steps(iteration, total), learning))
                 iteration += 1
-            sums.append(np.sum(jax.device_get(summaries), 0) if summaries else np.zeros_like(sums[0]))
-        assert self._layout.summary is not None
-        parts = [jax.tree.unflatten(self._layout.summary, numbers.T) for numbers in sums]
-        parts[-1] = parts[-1]._replace(broken=np.asarray(find_broken(self._states, layout=self._layout)))
+            parts.append(self._summed(summaries) if summaries else jax.tree.map(np.zeros_like, parts[0]))
         return parts
+
+    def _summed(self, summaries: list[list[Array]]) -> Summary:
+        """Iterations as one, and whether what is learned by now is finite."""
+        broken = np.asarray(find_broken(self._states, layout=self._layout))
+        assert self._layout.summary is not None
+        numbers = np.sum(jax.device_get(summaries), 0)
+        return jax.tree.unflatten(self._layout.summary, numbers.T)._replace(broken=broken)
 
     def _before(self, iteration: int, end: int) -> np.ndarray:
         """Which seeds have not come to this end."""
