@@ -87,6 +87,14 @@ def test_what_no_run_writes_is_an_error_of_its_file(at: tuple[str, ...], value: 
         read(found)
 
 
+@pytest.mark.parametrize("name", list(manifest()["position"]))
+def test_a_position_that_lacks_a_field_is_an_error_of_its_file(name: str) -> None:
+    found = manifest()
+    del found["position"][name]
+    with pytest.raises(FileError, match=r"^000001/manifest\.json: "):
+        read(found)
+
+
 @pytest.mark.parametrize(("seeds", "rows"), [(MOST_SEEDS, 0), (MOST_ROWS // 2, MOST_ROWS)])
 def test_the_largest_run_writes_what_can_be_read(seeds: int, rows: int) -> None:
     text = json.dumps(manifest(seeds, 40, rows), indent=1)

@@ -80,7 +80,7 @@ def standing(checkpoint: Checkpoint, num_seeds: int) -> Standing:
             raise ValueError("what was done is not summed up")
         for row in position.rows:
             require(row, ROW, where)
-    except (AttributeError, OverflowError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise FileError(
             f"{where}: not where a run may stand ({short(error)}): restore it, or train again"
         ) from error
