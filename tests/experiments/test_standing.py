@@ -24,7 +24,13 @@ def position(seeds: int, metrics: int, rows: int) -> dict[str, Any]:
     named = {f"train/metric_number_{i}": numbers() for i in range(metrics)}
     one = {name: numbers() for name in Summary._fields}
     summary = Summary(**one | {"metrics": named, "counts": dict(named)})
-    row = {"steps": 64, "seed": 0, **{name: float(x) for name, (x, *_) in named.items()}, "time/fps": 7}
+    row = {
+        "steps": 64,
+        "seed": 0,
+        "rollout/ep_rew_mean": None,
+        **{name: float(x) for name, (x, *_) in named.items()},
+        "time/fps": 7,
+    }
     return Position(2, 1, 1.5, numbers(), set(range(seeds)), summary, [row] * rows, 0.5).to_json()
 
 
@@ -66,6 +72,10 @@ FORGED: list[tuple[tuple[str, ...], Any]] = [
     (("position", "rows"), None),
     (("position", "rows"), [3]),
     (("position", "rows"), [{"seed": 0}]),
+    (("position", "rows"), [{"steps": 1, "seed": 0, "rollout/ep_rew_mean": None}]),
+    (("position", "rows"), [{"steps": 1, "seed": 0, "rollout/ep_rew_mean": "3"}] * 2),
+    (("position", "rows"), [{"steps": 1, "seed": 0, "rollout/ep_rew_mean": None, "train/divergence": "3"}] * 2),
+    (("position", "rows"), [{"steps": 1, "seed": 0, "rollout/ep_rew_mean": None, "train/x": 10**400}] * 2),
     (("position", "summary", "steps"), [1.0]),
     (("position", "summary", "steps"), "all"),
     (("position", "summary", "unknown"), [1.0, 2.0]),

@@ -32,7 +32,7 @@ POSITION: dict[str, Any] = {
     "rows": list,
     "training": float | int,
 }
-ROW: dict[str, Any] = {"steps": int, "seed": int}
+ROW: dict[str, Any] = {"steps": int, "seed": int, "rollout/ep_rew_mean": float | None}
 METRICS: dict[str, Any] = {"bytes": int, "sha256": str}
 FACTS: dict[str, Any] = {
     "best": float | None,
@@ -78,8 +78,13 @@ def standing(checkpoint: Checkpoint, num_seeds: int) -> Standing:
             raise ValueError("a count is below 0, or more was judged than done")
         if position.judged < position.done and position.summary is None and not position.rows:
             raise ValueError("what was done is not summed up")
+        if len(position.rows) % num_seeds:
+            raise ValueError("rows that wait are not one a seed")
         for row in position.rows:
             require(row, ROW, where)
+            for name, value in row.items():
+                if not isinstance(value, float | int | None) or (isinstance(value, int) and abs(value) >= 2**63):
+                    raise ValueError(f"{short(name)} of a row that waits is {short(value)}")
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise FileError(
             f"{where}: not where a run may stand ({short(error)}): restore it, or train again"
