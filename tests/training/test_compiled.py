@@ -7,6 +7,7 @@ import sys
 import tempfile
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from miniatures import ALGORITHMS, TEN, assert_same, classic, index, numpy_leaves, sampled
@@ -15,6 +16,7 @@ from ridgeline.environments.classic import CartPole
 from ridgeline.theory.probes import quick
 from ridgeline.training.compiled import Lane
 from ridgeline.training.runner import Compiled
+from ridgeline.training.summary import count_episodes
 
 TOTAL = 1_000.0
 ITERATIONS = 10
@@ -88,9 +90,11 @@ SHARED_OUT = f"""
 import sys
 import jax
 jax.config.update("jax_num_cpu_devices", 2)
+import jax.numpy as jnp
 import numpy as np
 from miniatures import classic, numpy_leaves, quick
 from ridgeline.training.runner import Compiled
+from ridgeline.training.summary import count_episodes
 
 name, path = sys.argv[1:]
 runner = Compiled(quick(name), classic(name), (5, 6, 7))
@@ -121,3 +125,33 @@ def test_a_seed_on_one_of_two_devices_is_the_seed_alone(name: str, seed: int, la
     assert set(lanes) == set(expected)
     for leaf in lanes:
         np.testing.assert_array_equal(lanes[leaf][lane], expected[leaf], err_msg=leaf)
+
+
+@pytest.mark.parametrize("first_only", [False, True])
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5])
+def test_what_ended_in_a_rollout_is_counted(share: float, first_only: bool) -> None:
+    """Beside one row after another: numbers are small and whole, so sums are exact."""
+    draw = np.random.default_rng(0)
+    length, columns = 40, 5
+    reward = draw.integers(-3, 4, (length, columns)).astype(np.float32)
+    ended = draw.random((length, columns)) < share
+    total = draw.integers(-9, 9, columns).astype(np.float32)
+    elapsed = draw.integers(0, 9, columns).astype(np.int32)
+    if first_only:  # whole episodes: they begin with the rollout and end with it at the latest
+        total, elapsed = total * 0, elapsed * 0
+        ended[-1] = True
+    finished, after = count_episodes(*map(jnp.asarray, (reward, ended, total, elapsed)), first_only)
+
+    steps = episodes = returns = lengths = 0
+    live, running, length_so_far = np.ones(columns, bool), total.copy(), elapsed.copy()
+    for r, e in zip(reward, ended, strict=True):
+        steps += live.sum()
+        running, length_so_far = running + r, length_so_far + 1
+        counted = e & live
+        episodes, returns = episodes + counted.sum(), returns + running[counted].sum()
+        lengths += length_so_far[counted].sum()
+        running, length_so_far = np.where(e, 0, running), np.where(e, 0, length_so_far)
+        live &= ~e if first_only else True
+    assert tuple(map(float, finished)) == (steps, episodes, returns, lengths)
+    if not first_only:
+        np.testing.assert_array_equal(after, running)

@@ -17,7 +17,7 @@ from ridgeline.environments.base import Running, advance, start_episodes, where_
 from ridgeline.training.devices import over_seeds
 from ridgeline.training.keys import iteration_keys, key_for, row_randomness
 from ridgeline.training.layout import Layout
-from ridgeline.training.summary import Summary, is_broken, summarise
+from ridgeline.training.summary import Summary, count_episodes, is_broken, summarise
 from ridgeline.types import Action, Algorithm, Environment, EnvSpec, Obs, Rollout, Steps, Transition
 
 
@@ -56,23 +56,12 @@ def act_everywhere(
     return jax.vmap(algorithm.act, (0, None, 0, 0, None))(randomness, policy, carry, obs, steps)
 
 
-class Finished(NamedTuple):
-    """Column by column [N], so far: steps of the run, episodes that ended, sums of their returns and lengths."""
-
-    steps: Int[Array, "N"]
-    episodes: Int[Array, "N"]
-    returns: Float[Array, "N"]
-    lengths: Int[Array, "N"]
-
-
 class Rows(NamedTuple):
     """What goes on while a rollout is gathered: `live` columns still play an episode that counts."""
 
     running: Running
     carry: PyTree[Array]
-    total: Float[Array, "N"]
     live: Bool[Array, "N"]
-    finished: Finished
 
 
 @partial(jax.jit, inline=True)  # so that it is traced once, for its shapes and for its body
@@ -82,9 +71,7 @@ def iterate(
     """T steps in each of N environments, then one update."""
     act_key, update_key = iteration_keys(lane.key, steps.iteration)
     policy, fresh_carry = algorithm.policy(lane.state), begin_carry(algorithm, env.spec)
-    none, zeros = jnp.zeros(algorithm.num_envs, jnp.int32), jnp.zeros(algorithm.num_envs)
-    everyone, nothing = jnp.ones(algorithm.num_envs, bool), Finished(none, none, zeros, none)
-
+    everyone = jnp.ones(algorithm.num_envs, bool)
     randomness = partial(row_randomness, act_key, algorithm, policy, env.spec)
 
     def row(at: Rows, t: Int[Array, ""], randomness: Any) -> tuple[Rows, Transition]:
@@ -94,33 +81,28 @@ def iterate(
         if algorithm.fresh:
             step = step._replace(truncated=step.truncated | (t == algorithm.rollout_length - 1))
         x = Transition(at.running.obs, action, step.reward, step.next_obs, step.terminated, step.truncated)
-        total, length = at.total + step.reward, at.running.elapsed + 1
-        counted = x.ended & at.live
-        each = Finished(at.live, counted, jnp.where(counted, total, 0), jnp.where(counted, length, 0))
-        finished = Finished(*map(jnp.add, at.finished, each))
         carry = where_ended(x.ended, fresh_carry, carry)
-        live = at.live & ~x.ended if algorithm.fresh else at.live
-        return Rows(after, carry, jnp.where(x.ended, 0, total), live, finished), x
+        return Rows(after, carry, at.live & ~x.ended if algorithm.fresh else at.live), x
 
     if algorithm.fresh:
         # Episodes are numbered by the iteration, whatever columns do behind their ends.
         running = start_episodes(env, lane.running.key, jnp.full(algorithm.num_envs, steps.iteration))
-        begun = Rows(running, fresh_carry, zeros, everyone, nothing)
+        begun, episode_return = Rows(running, fresh_carry, everyone), jnp.zeros(algorithm.num_envs)
         end, transitions = gather_until_dead(
             lambda at, t: row(at, t, randomness(t)), begun, algorithm.rollout_length
         )
-        first_carry = fresh_carry
     else:
-        begun = Rows(lane.running, lane.carry, lane.episode_return, everyone, nothing)
+        begun, episode_return = Rows(lane.running, lane.carry, everyone), lane.episode_return
         times = jnp.arange(algorithm.rollout_length)
         # Row by row, to draw would take as long as the policy does.
         end, transitions = jax.lax.scan(lambda at, x: row(at, *x), begun, (times, jax.vmap(randomness)(times)))
-        first_carry = lane.carry
-    state, metrics = algorithm.update(update_key, lane.state, Rollout(transitions, first_carry), steps)
-    sums = Finished(*map(jnp.sum, end.finished))
-    clock = None if lane.clock is None else (lane.clock[0] + sums.steps, lane.clock[1] + 1)
-    lane = Lane(lane.key, state, end.running, end.carry, end.total, clock)
-    return lane, summarise(metrics, *sums)
+    state, metrics = algorithm.update(update_key, lane.state, Rollout(transitions, begun.carry), steps)
+    finished, episode_return = count_episodes(
+        transitions.reward, transitions.ended, episode_return, begun.running.elapsed, algorithm.fresh
+    )
+    clock = None if lane.clock is None else (lane.clock[0] + finished.steps, lane.clock[1] + 1)
+    lane = Lane(lane.key, state, end.running, end.carry, episode_return, clock)
+    return lane, summarise(metrics, *finished)
 
 
 def gather_until_dead(row: Callable[[Rows, Int[Array, ""]], Any], begun: Rows, length: int) -> tuple[Rows, Any]:

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ridgeline.memory import Memory
 from ridgeline.trajectories import TrajectoryMemory
@@ -31,6 +31,39 @@ class Summary(NamedTuple):
     episodes: Float[Any, ""]
     return_sum: Float[Any, ""]
     length_sum: Float[Any, ""]
+
+
+class Finished(NamedTuple):
+    """Steps that counted, episodes that ended within them, and sums of their returns and lengths."""
+
+    steps: Int[Array, ""]
+    episodes: Int[Array, ""]
+    returns: Float[Array, ""]
+    lengths: Int[Array, ""]
+
+
+def count_episodes(
+    reward: Float[Array, "T N"],
+    ended: Bool[Array, "T N"],
+    episode_return: Float[Array, "N"],
+    elapsed: Int[Array, "N"],
+    first_only: bool,
+) -> tuple[Finished, Float[Array, "N"]]:
+    """What ended in a rollout; and the returns so far of the episodes that go on behind it.
+
+    `episode_return` and `elapsed` are of the episodes that run when it begins. With `first_only` nothing behind a
+    column's first end counts.
+    """
+    t = jnp.arange(len(reward))[:, None]
+    if first_only:
+        ended &= t == jnp.argmax(ended, 0, keepdims=True)
+    last = jnp.max(jnp.where(ended, t, -1), 0)
+    before = t <= last[None]
+    returns = jnp.where(last < 0, 0, episode_return) + jnp.sum(jnp.where(before, reward, 0), 0)
+    after = jnp.where(last < 0, episode_return, 0) + jnp.sum(jnp.where(before, 0, reward), 0)
+    lengths = jnp.where(last < 0, 0, elapsed + last + 1)
+    steps = jnp.sum(last + 1) if first_only else jnp.array(reward.size)
+    return Finished(steps, jnp.sum(ended), jnp.sum(returns), jnp.sum(lengths)), after
 
 
 def learned(state: PyTree[Any]) -> list[tuple[str, Any]]:
