@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ridgeline.distributions import Categorical, DiagonalGaussian, Distribution, Product, TanhGaussian, log_prob
+from ridgeline.distributions import (
+    Categorical,
+    DiagonalGaussian,
+    Distribution,
+    Product,
+    TanhGaussian,
+    log_prob,
+    noise_of_each,
+)
 
 COUNT = 5
 fixed = settings(deadline=None, derandomize=True, max_examples=100)
@@ -44,6 +52,20 @@ def test_noise_is_made_of_shapes_alone(p):
         for one, other in zip(jax.tree.leaves(p.noise(key)), jax.tree.leaves(same.noise(key)), strict=True):
             np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(p.draw(p.noise(key)), p.sample(key))
+
+
+@pytest.mark.parametrize("p", [p for p, _ in ALL])
+def test_noise_of_many_is_drawn_in_one_go(p):
+    """Row by row of two batches as random as one draw, and no two alike."""
+    first, second = noise_of_each(lambda _: p, jax.random.key(0), jnp.zeros((3_000, 2)), jnp.zeros((2_000, 2)))
+    for batch, rows in ((first, 3_000), (second, 2_000)):
+        drawn = np.asarray(jax.vmap(p.draw)(batch)).reshape(rows, -1)
+        alone = np.asarray(jax.vmap(p.sample)(jax.random.split(jax.random.key(1), 5_000))).reshape(5_000, -1)
+        error = np.std(alone, 0) * np.sqrt(1 / rows + 1 / 5_000)
+        assert (np.abs(np.mean(drawn, 0) - np.mean(alone, 0)) < 5 * error).all()
+        assert np.std(drawn, 0) == pytest.approx(np.std(alone, 0), rel=0.1)
+    for x in map(np.concatenate, zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)):
+        assert len(np.unique(x)) > 0.99 * x.size
 
 
 def support(p: Distribution) -> tuple[jax.Array, np.ndarray | float]:

@@ -1,5 +1,7 @@
 """A layer: what it computes, every derivative of it, and how XLA is asked for its gradient."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from miniatures import orthonormal
 
 from ridgeline.encoders import MLP, Architecture
-from ridgeline.linear import Linear, narrow_product, product
+from ridgeline.linear import Linear, add_bias, narrow_product, product
 
 KEY = jax.random.key(0)
 RANDOM = np.random.default_rng(0)
@@ -69,6 +71,30 @@ def test_a_gradient_by_weights_is_a_product_that_reads_rows(width):
         return [line for line in program.splitlines() if " dot(" in line]
 
     assert len(compiled(loss)) == 2
-    both = compiled(jax.grad(loss))
-    assert len(both) == 5  # none is by x, which wants no gradient
-    assert not [line for line in both if "lhs_contracting_dims={0}" in line]
+    products = compiled(jax.grad(loss))
+    by_bias = [line for line in products if re.search(r"= f32\[\d+,1\]", line)]
+    others = [line for line in products if line not in by_bias]
+    assert len(by_bias) == 2  # with ones, in whose order nothing matters
+    assert len(others) == 5  # none is by x, which wants no gradient
+    assert not [line for line in others if "lhs_contracting_dims={0}" in line]
+
+
+def test_a_bias_has_the_derivatives_of_a_sum():
+    """By y and by b, a batch at a time and several batches at once."""
+    y, dy = (jnp.asarray(RANDOM.normal(size=(2, 5, 3)), float) for _ in range(2))
+    b, db = (jnp.asarray(RANDOM.normal(size=3), float) for _ in range(2))
+
+    def ours(y, b):
+        return jnp.sum(jax.vmap(jax.vmap(add_bias, (0, None)), (0, None))(y, b) ** 3)
+
+    def plain(y, b):
+        return jnp.sum((y + b[None, None]) ** 3)
+
+    for by in (0, 1):
+        np.testing.assert_allclose(jax.grad(ours, by)(y, b), jax.grad(plain, by)(y, b), rtol=1e-5)
+        second = [jax.jacfwd(jax.grad(f, by), by)(y, b) for f in (ours, plain)]
+        np.testing.assert_allclose(*second, rtol=1e-5, atol=1e-5)
+    for tangents in ((dy, db), (dy, 0 * db), (0 * dy, db)):
+        found, wanted = (jax.jvp(f, (y, b), tangents)[1] for f in (ours, plain))
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(lambda b: jnp.sum(add_bias(y[0, 0], b) ** 2))(b), 2 * (y[0, 0] + b))

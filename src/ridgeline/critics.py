@@ -127,7 +127,7 @@ def state_value(
         return expected_soft_value(pi, least_values(critics, obs), temperature)
 
     def one(key: PRNGKeyArray) -> Float[Array, ""]:
-        action, log_prob = pi.sample_and_log_prob(key)
+        action, log_prob = pi.draw_and_log_prob(pi.noise(key))
         return soft_value(least(critics, obs, action), log_prob, temperature)
 
     return jnp.mean(jax.vmap(one)(jax.random.split(key, draws)))

@@ -2,11 +2,13 @@
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 
@@ -15,7 +17,9 @@ class Distribution(eqx.Module):
 
     @abstractmethod
     def noise(self, key: PRNGKeyArray) -> PyTree[Array]:
-        """The random numbers of one draw. Of the parameters their shapes decide, nothing else."""
+        """The random numbers of one draw. Of the parameters their shapes decide, nothing else: those of a batch
+        of distributions make that of a batch.
+        """
 
     @abstractmethod
     def draw(self, noise: Any) -> Array:
@@ -41,15 +45,31 @@ class Distribution(eqx.Module):
     def mode(self) -> Array:
         """argmaxₐ π(a)."""
 
-    def sample_and_log_prob(self, key: PRNGKeyArray) -> tuple[Array, Float[Array, ""]]:
+    def draw_and_log_prob(self, noise: Any) -> tuple[Array, Float[Array, ""]]:
         """A ~ π and log π(a)."""
-        action = self.sample(key)
+        action = self.draw(noise)
         return action, self.log_prob(action)
 
 
 def divergence(old: Distribution, new: Distribution) -> Float[Array, ""]:
     """Ê KL(old ‖ new) of distributions row by row."""
     return jnp.mean(jax.vmap(lambda old, new: old.kl(new))(old, new))
+
+
+def noise_of_each(
+    distribution: Callable[..., Distribution], key: PRNGKeyArray, *batches: PyTree[Array]
+) -> list[Any]:
+    """For each batch of s, the random numbers of one draw from π(·|s) a row; all are drawn in one go."""
+
+    def all_rows(*batches: PyTree[Array]) -> Distribution:
+        return jax.vmap(distribution)(jax.tree.map(lambda *x: jnp.concatenate(x), *batches))
+
+    shapes: Any = jax.eval_shape(all_rows, *batches)
+    leaves, structure = jax.tree.flatten(shapes.noise(key))
+    ends = np.cumsum([jax.tree.leaves(batch)[0].shape[0] for batch in batches])[:-1]
+    return [
+        jax.tree.unflatten(structure, part) for part in zip(*(jnp.split(x, ends) for x in leaves), strict=True)
+    ]
 
 
 def log_prob(distribution: Distribution, action: Array) -> Float[Array, ""]:
@@ -65,7 +85,7 @@ class Categorical(Distribution):
     def _log_probs(self) -> Float[Array, "A"]:
         return jax.nn.log_softmax(self.logits)
 
-    def noise(self, key: PRNGKeyArray) -> Float[Array, "A"]:
+    def noise(self, key: PRNGKeyArray) -> Float[Array, "*B A"]:
         """Gumbel noise, one number for each action."""
         return jax.random.gumbel(key, self.logits.shape, self.logits.dtype)
 
@@ -132,7 +152,7 @@ class DiagonalGaussian(Distribution):
     mean: Float[Array, "d"]
     log_std: Float[Array, "d"]
 
-    def noise(self, key: PRNGKeyArray) -> Float[Array, "d"]:
+    def noise(self, key: PRNGKeyArray) -> Float[Array, "*B d"]:
         """Standard normal."""
         return jax.random.normal(key, self.mean.shape, self.mean.dtype)
 
@@ -168,7 +188,7 @@ class TanhGaussian(Distribution):
     log_std: Float[Array, "d"]
     bounded: tuple[bool, ...] = eqx.field(static=True)
 
-    def noise(self, key: PRNGKeyArray) -> Float[Array, "d"]:
+    def noise(self, key: PRNGKeyArray) -> Float[Array, "*B d"]:
         """Standard normal."""
         return jax.random.normal(key, self.mean.shape, self.mean.dtype)
 
@@ -176,9 +196,9 @@ class TanhGaussian(Distribution):
         """tanh(mean + std · noise)."""
         return self._squash(self._gaussian.draw(noise))
 
-    def sample_and_log_prob(self, key: PRNGKeyArray) -> tuple[Float[Array, "d"], Float[Array, ""]]:
+    def draw_and_log_prob(self, noise: Float[Array, "d"]) -> tuple[Float[Array, "d"], Float[Array, ""]]:
         """A ~ π and log π(a), which is exact also where tanh is ±1; differentiable in mean and log_std."""
-        u = self._gaussian.sample(key)
+        u = self._gaussian.draw(noise)
         return self._squash(u), self._log_density(u)
 
     def log_prob(self, action: Float[Array, "d"]) -> Float[Array, ""]:

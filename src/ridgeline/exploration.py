@@ -1,10 +1,11 @@
 """Noise on continuous actions, for policies that have none of their own."""
 
+import math
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from ridgeline.types import Continuous
 
@@ -15,10 +16,10 @@ _REVERSION = 0.15
 
 
 def ornstein_uhlenbeck(
-    key: PRNGKeyArray, x: Float[Array, "d"], scale: Float[Array, ""] | float
+    noise: Float[Array, "d"], x: Float[Array, "d"], scale: Float[Array, ""] | float
 ) -> Float[Array, "d"]:
     """x ← x − θx + σ ε, ε ~ N(0, I): noise that lasts, θ = 0.15 (Uhlenbeck & Ornstein 1930)."""
-    return x - _REVERSION * x + scale * jax.random.normal(key, x.shape)
+    return x - _REVERSION * x + scale * noise
 
 
 def begin_noise(kind: Noise, spec: Continuous) -> Float[Array, "d"] | tuple[()]:
@@ -27,26 +28,23 @@ def begin_noise(kind: Noise, spec: Continuous) -> Float[Array, "d"] | tuple[()]:
 
 
 def explore(
-    key: PRNGKeyArray,
+    noise: Float[Array, "d"],
     kind: Noise,
     carry: Float[Array, "d"] | tuple[()],
     action: Float[Array, "d"],
     scale: Float[Array, ""] | float,
     bounded: tuple[bool, ...],
 ) -> tuple[Float[Array, "d"], Float[Array, "d"] | tuple[()]]:
-    """a + noise, in bounds; and what the noise remembers."""
+    """a + σ ε, in bounds, ε ~ N(0, I), or a + what such noise adds up to; and what it remembers."""
     if isinstance(carry, tuple):
-        return into_bounds(action + scale * jax.random.normal(key, action.shape), bounded), carry
-    carry = ornstein_uhlenbeck(key, carry, scale)
+        return into_bounds(action + scale * noise, bounded), carry
+    carry = ornstein_uhlenbeck(noise, carry, scale)
     return into_bounds(action + carry, bounded), carry
 
 
-def uniform_action(key: PRNGKeyArray, bounded: tuple[bool, ...]) -> Float[Array, "d"]:
-    """Uniform in [−1, 1] where an entry is bounded, N(0, 1) elsewhere."""
-    uniform_key, normal_key = jax.random.split(key)
-    size = (len(bounded),)
-    uniform = jax.random.uniform(uniform_key, size, minval=-1, maxval=1)
-    return jnp.where(jnp.array(bounded), uniform, jax.random.normal(normal_key, size))
+def uniform_action(noise: Float[Array, "d"], bounded: tuple[bool, ...]) -> Float[Array, "d"]:
+    """2Φ(ε) − 1, uniform in [−1, 1], where an entry is bounded, and ε elsewhere; ε ~ N(0, I)."""
+    return jnp.where(jnp.array(bounded), jax.lax.erf(noise / math.sqrt(2)), noise)
 
 
 def into_bounds(action: Float[Array, "d"], bounded: tuple[bool, ...]) -> Float[Array, "d"]:

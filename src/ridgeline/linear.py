@@ -30,7 +30,7 @@ class Linear(eqx.Module):
         """One input to one output."""
         n, m = self.weight.shape
         multiply = product if 8 * m > n else narrow_product
-        return multiply(x, self.weight) + self.bias
+        return add_bias(multiply(x, self.weight), self.bias)
 
 
 @jax.custom_jvp
@@ -49,6 +49,29 @@ def _product_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tup
     if not isinstance(dweight, SymbolicZero):
         dy += by_column(x) @ dweight
     return y, dy
+
+
+@jax.custom_jvp
+def add_bias(y: Float[Array, "m"], bias: Float[Array, "m"]) -> Float[Array, "m"]:
+    """y + b. Its gradient by b, Σ δ over a batch, is a product with ones: XLA's sum takes half as long again."""
+    return y + bias
+
+
+@add_bias.defjvp
+def _add_bias_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (y, bias), (dy, dbias) = primals, tangents
+    return add_bias(y, bias), dy + one_of(y) @ dbias[None]
+
+
+@jax.custom_batching.custom_vmap
+def one_of(y: Float[Array, "m"]) -> Float[Array, "1"]:
+    """1; of a batch, one for each row."""
+    return jnp.ones(1, y.dtype)
+
+
+@one_of.def_vmap
+def _one_of_each(size: int, batched: list[bool], y: Float[Array, "B m"]) -> tuple[Float[Array, "B 1"], bool]:
+    return jnp.ones((size, 1), y.dtype), True
 
 
 @jax.custom_batching.custom_vmap

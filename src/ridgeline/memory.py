@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree
 
 from ridgeline.errors import UsageError
 from ridgeline.normalisation import ObservationNormaliser
@@ -105,9 +105,8 @@ class Memory(eqx.Module):
 
     def sample(self, key: PRNGKeyArray, count: int, n: int, gamma: Float[Array, ""] | float) -> Batch:
         """`count` windows, their starts uniform over all transitions held, with replacement."""
-        age_key, column_key = jax.random.split(key)
-        ages = jax.random.randint(age_key, (count,), 0, self.filled)
-        columns = jax.random.randint(column_key, (count,), 0, self.columns)
+        cells = uniform_below(key, count, self.filled * self.columns)
+        ages, columns = cells // self.columns, cells % self.columns
         return jax.vmap(lambda age, column: self.window(age, column, n, gamma))(ages, columns)
 
     def sample_prioritised(
@@ -163,6 +162,11 @@ class Memory(eqx.Module):
             weight=jnp.ones_like(reward),
             index=jnp.stack([first, column]),
         )
+
+
+def uniform_below(key: PRNGKeyArray, count: int, n: Int[Array, ""]) -> Int[Array, "count"]:
+    """⌊b n / 2³²⌋ of as many random words b: each of 0 … n − 1 equally often, to within n / 2³² of it."""
+    return jax.lax.mulhi(jax.random.bits(key, (count,)), n.astype(jnp.uint32)).astype(jnp.int32)
 
 
 class Experience[Learner](eqx.Module):
@@ -223,8 +227,8 @@ class Replay(eqx.Module):
         memory = state.memory.add(x)
 
         # Data is read where it lies: what a scan or a branch carries, XLA may copy.
-        def one(at: tuple[Learner, Priorities | None], key: PRNGKeyArray) -> tuple[Any, Metrics]:
-            (learner, priorities), (sample_key, learn_key) = at, jax.random.split(key)
+        def one(at: tuple[Learner, Priorities | None], keys: Key[Array, "2"]) -> tuple[Any, Metrics]:
+            (learner, priorities), (sample_key, learn_key) = at, keys
             now = dataclasses.replace(memory, priorities=priorities)
             batch = self._sample(sample_key, now, steps, gamma)
             learner, metrics, error = learn(learn_key, learner, batch.read_through(state.normaliser), steps)
@@ -233,7 +237,7 @@ class Replay(eqx.Module):
             return (learner, now.priorities), metrics
 
         def work(at: tuple[Learner, Priorities | None]) -> tuple[Any, Metrics]:
-            at, metrics = jax.lax.scan(one, at, jax.random.split(key, self.updates))
+            at, metrics = jax.lax.scan(one, at, jax.random.split(key, (self.updates, 2)))
             return at, jax.tree.map(jnp.nanmean, metrics)  # NaN: not measured in that one
 
         def wait(at: tuple[Learner, Priorities | None]) -> tuple[Any, Metrics]:

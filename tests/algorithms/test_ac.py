@@ -106,7 +106,7 @@ def test_the_stored_next_action_is_that_of_the_target() -> None:
     algorithm, batch = tiny("sac", next_action="memory"), batch_of(CONTINUOUS)
     learner = first_state(algorithm, jax.random.key(0), CONTINUOUS).learner
     x, alpha = index(batch, CONTINUES), jnp.float32(0.7)
-    shipped = algorithm.next_value(jax.random.key(0), learner.actor, learner.static, x, alpha)
+    shipped = algorithm.next_value(None, learner.actor, learner.static, x, alpha)
     q = min(float(critic(x.next_obs, x.next_action)) for critic in learner.static)
     log_prob = learner.actor.distribution(x.next_obs).log_prob(x.next_action)
     np.testing.assert_allclose(shipped, q - 0.7 * log_prob, rtol=1e-5)
@@ -117,8 +117,14 @@ def test_a_drawn_next_action_gives_the_sum_in_the_mean() -> None:
     learner, x = first_state(drawn, jax.random.key(0), DISCRETE).learner, index(batch_of(DISCRETE), 0)
     actor = dataclasses.replace(learner.actor, head=sharper(learner.actor.head))
     alpha, keys = jnp.float32(0.5), jax.random.split(jax.random.key(0), 20_000)
-    each = jax.jit(jax.vmap(lambda k: drawn.next_value(k, actor, learner.static, x, alpha)))(keys)
-    exact = summed.next_value(keys[0], actor, learner.static, x, alpha)
+
+    @jax.jit
+    @jax.vmap
+    def each_value(key: Any) -> Any:
+        return drawn.next_value(actor.distribution(x.next_obs).noise(key), actor, learner.static, x, alpha)
+
+    each = each_value(keys)
+    exact = summed.next_value(None, actor, learner.static, x, alpha)
     assert abs(each.mean() - exact) < 5 * each.std() / np.sqrt(len(keys))
 
 
@@ -158,7 +164,9 @@ def mean_gradient(algorithm: AC, make: Any, parameters: Any, keys: Any) -> tuple
     def one(key: Any) -> Any:
         def loss(parameters: Any) -> Any:
             actor, action = Given(make(parameters)), jnp.zeros_like(make(parameters).mode())
-            return algorithm.actor_loss(key, actor, (Quadratic(),), jnp.zeros(3), action, jnp.float32(0.2))[0]
+            noise_key, baseline_key = jax.random.split(key)
+            chance = actor.distribution(jnp.zeros(3)).noise(noise_key), baseline_key
+            return algorithm.actor_loss(*chance, actor, (Quadratic(),), jnp.zeros(3), action, jnp.float32(0.2))[0]
 
         return jnp.concatenate([x.reshape(-1) for x in jax.tree.leaves(jax.grad(loss)(parameters))])
 
@@ -181,7 +189,8 @@ def test_where_all_actions_are_worth_the_same_the_baseline_leaves_no_gradient() 
 
     def loss(logits: Any, key: Any) -> Any:
         actor, zero = Given(Categorical(logits)), jnp.float32(0)
-        return AC(baseline=True).actor_loss(key, actor, (Same(),), jnp.zeros(3), jnp.int32(0), zero)[0]
+        chance = actor.distribution(jnp.zeros(3)).noise(key), jax.random.fold_in(key, 1)
+        return AC(baseline=True).actor_loss(*chance, actor, (Same(),), jnp.zeros(3), jnp.int32(0), zero)[0]
 
     keys = jax.random.split(jax.random.key(0), 8)
     gradients = jax.vmap(jax.grad(loss), (None, 0))(jnp.array([0.3, 1.0, -0.5]), keys)
@@ -271,7 +280,7 @@ def test_the_target_reads_the_least_critic_and_the_static_copy() -> None:
     summed = tiny("sac", temperature=0.0, next_action="expected")
     pi = jax.nn.softmax(learner.actor.distribution(x.next_obs).logits)
     least = np.minimum(*[c.values(x.next_obs) for c in learner.static])
-    shipped = summed.next_value(jax.random.key(0), learner.actor, learner.static, x, jnp.float32(0))
+    shipped = summed.next_value(None, learner.actor, learner.static, x, jnp.float32(0))
     np.testing.assert_allclose(shipped, np.sum(pi * least), rtol=1e-5)
     still = learn(tiny("sac", tau=0.0), DISCRETE, batch_of(DISCRETE))[0]
     assert_same(still.static, learner.static)

@@ -23,7 +23,8 @@ BOUNDED = (True, False)
 SPEC = EnvSpec("Continuous", ArraySpec((3,)), Continuous(2, BOUNDED))
 random = np.random.default_rng(0)
 learn = jax.jit(lambda algorithm, *rest: algorithm.learn(*rest), compiler_options=QUICK_TO_COMPILE)
-targets = jax.jit(jax.vmap(lambda a, *rest: a.target(*rest), (None, None, None, 0)))
+targets = jax.jit(jax.vmap(lambda a, *rest: a.target(*rest), (None, None, 0, 0)))
+choose_next = jax.jit(lambda algorithm, *rest: algorithm.choose_next(*rest))
 values = jax.jit(lambda critic, obs, action: jax.vmap(critic)(obs, action))
 act = jax.jit(jax.vmap(lambda a, *rest: a.act(*rest), (None, 0, None, None, None, None)))
 
@@ -91,7 +92,7 @@ def test_the_policy_moves_where_its_objective_rises():
 @pytest.mark.parametrize("name", ["ddpg", "td3"])
 def test_targets_are_those_of_the_equation(name, source):
     """y = r + d minₖ Q′ₖ(s′, a′), a′ of μ′, of μ or of the memory; no noise here."""
-    algorithm = tiny(name, next_action=source, target_noise=0.0)
+    algorithm = tiny(name, next_action=source, **({} if name == "ddpg" else {"target_noise": 0.0}))
     learner, batch = first(name).learner, batch_of(8)
     copies = jax.tree.map(lambda x: x + 0.5, (learner.static_actor, learner.static_critics))
     learner = dataclasses.replace(learner, static_actor=copies[0], static_critics=copies[1])
@@ -99,7 +100,9 @@ def test_targets_are_those_of_the_equation(name, source):
     action = jax.vmap(actor)(batch.next_obs) if actor else batch.next_action
     each = [values(critic, batch.next_obs, action) for critic in learner.static_critics]
     assert len(each) == (2 if name == "td3" else 1)
-    found = targets(algorithm, jax.random.key(0), learner, batch)
+    chosen = choose_next(algorithm, jax.random.key(0), learner, batch)
+    np.testing.assert_allclose(chosen, action, rtol=1e-6)
+    found = targets(algorithm, learner, batch, chosen)
     np.testing.assert_allclose(found, batch.reward + 0.9 * np.min(each, 0), rtol=1e-4, atol=1e-5)
 
 
@@ -111,15 +114,11 @@ def test_the_lower_of_two_critics_is_read():
 
 def test_smoothing_is_clipped_noise_in_bounds():
     """a′ + clip(σ ε, −c, c) has ± c as its ends, and ±1 where the entry is bounded."""
-    keys, action = jax.random.split(jax.random.key(0), 4_000), jnp.array([0.9, 0.9])
-    many = np.asarray(jax.vmap(lambda k: smoothed(k, action, 0.2, 0.3, BOUNDED))(keys))
-    assert many[:, 0].max() == 1
-    assert many[:, 1].max() == pytest.approx(1.2)
-    assert many.min(0) == pytest.approx(0.6)
-    inside = np.clip(random.normal(size=10**6), -1.5, 1.5).std()
-    assert np.std(many[:, 1]) == pytest.approx(0.2 * inside, rel=0.05)
-    none = jax.vmap(lambda k: smoothed(k, action, 0.0, 0.3, BOUNDED))(keys[:4])
-    np.testing.assert_array_equal(none, np.broadcast_to(action, (4, 2)))
+    action = jnp.array([0.9, 0.9])
+    for noise, expected in ((0.25, (0.95, 0.95)), (-1, (0.7, 0.7)), (2, (1, 1.2)), (-2, (0.6, 0.6))):
+        found = smoothed(jnp.full(2, float(noise)), action, 0.2, 0.3, BOUNDED)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_array_equal(smoothed(jnp.ones(2), action, 0.0, 0.3, BOUNDED), action)
 
 
 def test_every_row_of_a_batch_has_noise_of_its_own():
@@ -164,9 +163,9 @@ def test_td3_moves_its_policy_and_copies_every_second_time():
 def test_actions_are_uniform_until_the_warm_up_is_over():
     algorithm = tiny("ddpg", noise_scale=0.0, replay=Replay(capacity=16, batch_size=4, warmup=10))
     policy, obs = algorithm.policy(first("ddpg")), jnp.ones(3)
-    keys = jax.random.split(jax.random.key(0), 2_000)
-    early, _ = act(algorithm, keys, policy, (), obs, steps_at(9))
-    late, _ = act(algorithm, keys, policy, (), obs, steps_at(10))
+    noise = jax.random.normal(jax.random.key(0), (2_000, 2))
+    early, _ = act(algorithm, noise, policy, (), obs, steps_at(9))
+    late, _ = act(algorithm, noise, policy, (), obs, steps_at(10))
     assert np.abs(early[:, 0]).max() <= 1
     assert np.std(early[:, 0]) == pytest.approx(1 / np.sqrt(3), rel=0.05)
     assert np.std(early[:, 1]) == pytest.approx(1, rel=0.05)
@@ -174,23 +173,34 @@ def test_actions_are_uniform_until_the_warm_up_is_over():
 
 
 def test_gaussian_noise_has_its_scale_and_no_memory():
-    keys, action = jax.random.split(jax.random.key(0), 4_000), jnp.array([0.1, 0.1])
-    noisy, carry = jax.vmap(lambda k: explore(k, "gaussian", (), action, 0.2, BOUNDED))(keys)
+    noisy, carry = explore(jnp.array([-0.5, 3.0]), "gaussian", (), jnp.array([0.1, 0.1]), 0.2, BOUNDED)
     assert carry == ()
-    assert np.mean(noisy, 0) == pytest.approx(0.1, abs=0.02)
-    assert np.std(noisy, 0) == pytest.approx(0.2, rel=0.05)
+    np.testing.assert_allclose(noisy, [0, 0.7], atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["ddpg", "naf"])
+def test_each_action_has_standard_normal_noise_of_its_own(name):
+    algorithm = tiny(name)
+    policy = algorithm.policy(first(name))
+    keys = jax.random.split(jax.random.key(0), 4_000)
+    noise = np.asarray(jax.vmap(algorithm.randomness, (0, None, None))(keys, policy, jnp.ones(3)))
+    assert noise.shape == (4_000, 2)
+    assert np.mean(noise, 0) == pytest.approx(0, abs=0.05)
+    assert np.std(noise, 0) == pytest.approx(1, rel=0.05)
+    assert abs(np.corrcoef(noise.T)[0, 1]) < 0.05
 
 
 def test_ornstein_uhlenbeck_noise_lasts_and_drifts_back():
     """From x: mean 0.85 x; in the long run variance σ² / (1 − 0.85²) and correlation 0.85."""
-    drifted = ornstein_uhlenbeck(jax.random.key(0), jnp.full(3, 2.0), 0.0)
-    np.testing.assert_allclose(drifted, 1.7, rtol=1e-6)
+    moved = ornstein_uhlenbeck(jnp.array([0.0, 1.0, -2.0]), jnp.full(3, 2.0), 0.2)
+    np.testing.assert_allclose(moved, [1.7, 1.9, 1.3], rtol=1e-6)
 
-    def step(x, key):
-        x = ornstein_uhlenbeck(key, x, 0.2)
+    def step(x, noise):
+        x = ornstein_uhlenbeck(noise, x, 0.2)
         return x, x
 
-    xs = np.asarray(jax.lax.scan(step, jnp.zeros(64), jax.random.split(jax.random.key(0), 2_000))[1])[100:]
+    noise = jax.random.normal(jax.random.key(0), (2_000, 64))
+    xs = np.asarray(jax.lax.scan(step, jnp.zeros(64), noise)[1])[100:]
     assert np.std(xs) == pytest.approx(0.2 / np.sqrt(1 - 0.85**2), rel=0.03)
     assert np.corrcoef(xs[1:].ravel(), xs[:-1].ravel())[0, 1] == pytest.approx(0.85, abs=0.01)
 
@@ -199,8 +209,8 @@ def test_the_noise_is_the_carry_and_starts_at_zero():
     algorithm = tiny("ddpg", noise="ornstein_uhlenbeck")
     carry, policy, obs = algorithm.begin(SPEC), algorithm.policy(first("ddpg")), jnp.ones(3)
     np.testing.assert_array_equal(carry, np.zeros(2))
-    keys = jax.random.split(jax.random.key(0), 4)
-    action, later = jax.tree.map(lambda x: x[0], act(algorithm, keys, policy, carry, obs, steps_at(50)))
+    noise = jax.random.normal(jax.random.key(0), (4, 2))
+    action, later = jax.tree.map(lambda x: x[0], act(algorithm, noise, policy, carry, obs, steps_at(50)))
     assert (later != 0).all()
     np.testing.assert_allclose(action, into_bounds(policy.network(obs) + later, BOUNDED), rtol=1e-6)
     assert tiny("ddpg").begin(SPEC) == ()
@@ -209,7 +219,7 @@ def test_the_noise_is_the_carry_and_starts_at_zero():
 
 def test_lasting_noise_goes_on_from_its_carry_in_bounds():
     carry, action = jnp.array([2.0, 2.0]), jnp.array([0.5, 0.5])
-    noisy, later = explore(jax.random.key(0), "ornstein_uhlenbeck", carry, action, 0.0, BOUNDED)
+    noisy, later = explore(jnp.ones(2), "ornstein_uhlenbeck", carry, action, 0.0, BOUNDED)
     np.testing.assert_allclose(later, 1.7, rtol=1e-6)
     np.testing.assert_allclose(noisy, [1, 2.2], rtol=1e-6)
 
@@ -220,9 +230,10 @@ def test_noise_ends_at_the_bounds_there_are():
 
 
 def test_uniform_actions_fill_their_box():
-    keys = jax.random.split(jax.random.key(0), 1_000)
-    many = np.asarray(jax.vmap(lambda k: uniform_action(k, (True,)))(keys))
-    assert np.histogram(many, 4, (-1, 1))[0] == pytest.approx(250, abs=60)
+    noise = jax.random.normal(jax.random.key(0), (10_000, 1))
+    many = np.asarray(jax.vmap(lambda e: uniform_action(e, (True,)))(noise))
+    assert np.histogram(many, 4, (-1, 1))[0] == pytest.approx(2_500, abs=200)
+    np.testing.assert_array_equal(uniform_action(jnp.full(2, 9.0), BOUNDED), [1, 9])
 
 
 @pytest.mark.parametrize("name", ["ddpg", "td3"])
@@ -243,7 +254,7 @@ def test_a_saturated_policy_stays_finite(name):
 def test_episodes_of_one_step_are_worth_their_reward(name, source):
     algorithm, batch = tiny(name, next_action=source), batch_of(8, terminal=True, continues=False)
     learner = first(name).learner
-    found = targets(algorithm, jax.random.key(0), learner, batch)
+    found = targets(algorithm, learner, batch, choose_next(algorithm, jax.random.key(0), learner, batch))
     np.testing.assert_allclose(found, batch.reward, rtol=1e-6)
     later, metrics, error = learn(algorithm, jax.random.key(0), learner, batch, steps_at(0))
     assert all_finite((later, error, metrics["train/critic_loss"]))

@@ -13,7 +13,7 @@ holds actions of old policies and V would be the value of those.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -34,7 +34,7 @@ from ridgeline.critics import (
     td_target,
     where_next_action,
 )
-from ridgeline.distributions import Categorical, TanhGaussian
+from ridgeline.distributions import Categorical, TanhGaussian, noise_of_each
 from ridgeline.errors import UsageError
 from ridgeline.memory import Batch, Experience, Replay
 from ridgeline.networks import Actor, Policy, StochasticPolicy, allowed_actions
@@ -156,14 +156,18 @@ class AC(DrawnActions, ReplayAlgorithm[Learner, Policy[Actor]]):
         self, key: PRNGKeyArray, learner: Learner, batch: Batch, steps: Steps
     ) -> tuple[Learner, Metrics, Float[Array, "B"]]:
         """One gradient step of the critics, one of the policy, one of α where it is tuned; then φ′ moves."""
-        critic_key, actor_key = jax.random.split(key)
+        noise_key, baseline_key = jax.random.split(key)
+        distribution = learner.actor.distribution
+        next_noise, noise = noise_of_each(distribution, noise_key, batch.next_obs, batch.obs)
+        baseline_keys = jax.random.split(baseline_key, batch.reward.size)
         alpha = jnp.exp(learner.log_temperature) if self.tune_temperature else jnp.asarray(self.temperature)
         rate, actor_rate = (self.annealed(r, steps) for r in (self.learning_rate, self.actor_learning_rate))
-        critic, metrics, error = self.fit_critics(critic_key, learner, batch, alpha, rate)
+        critic, metrics, error = self.fit_critics(next_noise, learner, batch, alpha, rate)
 
         def loss(actor: Actor) -> tuple[Float[Array, ""], Float[Array, "B"]]:
-            losses, entropy = jax.vmap(self.actor_loss, (0, None, None, 0, 0, None))(
-                jax.random.split(actor_key, batch.reward.size),
+            losses, entropy = jax.vmap(self.actor_loss, (0, 0, None, None, 0, 0, None))(
+                noise,
+                baseline_keys,
                 actor,
                 critic.critics,
                 batch.obs,
@@ -192,17 +196,18 @@ class AC(DrawnActions, ReplayAlgorithm[Learner, Policy[Actor]]):
             )
             metrics["train/ent_coef_loss"] = value
         updates = learner.updates + 1
-        static = jax.lax.cond(
-            updates % self.target_period == 0,
-            lambda: polyak(learner.static, critic.critics, self.tau),
-            lambda: learner.static,
-        )
+
+        def move() -> tuple[Critic, ...]:
+            return polyak(learner.static, critic.critics, self.tau)
+
+        due = updates % self.target_period == 0
+        static = move() if self.target_period == 1 else jax.lax.cond(due, move, lambda: learner.static)
         learned = Learner(actor, moments, critic, static, temperature, temperature_moments, updates)
         return learned, metrics, error
 
     def fit_critics(
         self,
-        key: PRNGKeyArray,
+        noise: Any,
         learner: Learner,
         batch: Batch,
         temperature: Float[Array, ""],
@@ -210,7 +215,7 @@ class AC(DrawnActions, ReplayAlgorithm[Learner, Policy[Actor]]):
     ) -> tuple[Regression[tuple[Critic, ...]], Metrics, Float[Array, "B"]]:
         """One step of the critics towards r + d V(s′); rows whose V(s′) the memory cannot say are left out."""
         next_value = jax.vmap(self.next_value, (0, None, None, 0, None))(
-            jax.random.split(key, batch.reward.size), learner.actor, learner.static, batch, temperature
+            noise, learner.actor, learner.static, batch, temperature
         )
         target = jax.vmap(td_target)(batch, next_value)
         if self.next_action == "memory":
@@ -219,7 +224,7 @@ class AC(DrawnActions, ReplayAlgorithm[Learner, Policy[Actor]]):
 
     def next_value(
         self,
-        key: PRNGKeyArray,
+        noise: Any,
         actor: StochasticPolicy,
         static: Sequence[DiscreteActionValue],
         x: Batch,
@@ -233,12 +238,13 @@ class AC(DrawnActions, ReplayAlgorithm[Learner, Policy[Actor]]):
         if self.next_action == "memory":
             action, log_prob = x.next_action, pi.log_prob(x.next_action)
         else:
-            action, log_prob = pi.sample_and_log_prob(key)
+            action, log_prob = pi.draw_and_log_prob(noise)
         return soft_value(least(static, x.next_obs, action), log_prob, temperature)
 
     def actor_loss(
         self,
-        key: PRNGKeyArray,
+        noise: Any,
+        baseline_key: PRNGKeyArray,
         actor: StochasticPolicy,
         critics: Sequence[DiscreteActionValue],
         obs: Obs,
@@ -255,8 +261,7 @@ class AC(DrawnActions, ReplayAlgorithm[Learner, Policy[Actor]]):
             assert isinstance(pi, Categorical)
             value = expected_soft_value(pi, jax.lax.stop_gradient(least_values(critics, obs)), temperature)
             return -value, pi.entropy()
-        action_key, baseline_key = jax.random.split(key)
-        drawn, drawn_log_prob = pi.sample_and_log_prob(action_key)
+        drawn, drawn_log_prob = pi.draw_and_log_prob(noise)
         entropy = -drawn_log_prob if isinstance(pi, TanhGaussian) else pi.entropy()
         if self.reparameterised and isinstance(pi, TanhGaussian):
             return -soft_value(least(critics, obs, drawn), drawn_log_prob, temperature), entropy

@@ -57,14 +57,14 @@ def policy_objective(actor: Callable[[Obs], Float[Array, "d"]], critic: ActionVa
 
 
 def smoothed(
-    key: PRNGKeyArray,
+    noise: Float[Array, "d"],
     action: Float[Array, "d"],
-    noise: Float[Array, ""] | float,
+    scale: Float[Array, ""] | float,
     limit: Float[Array, ""] | float,
     bounded: tuple[bool, ...],
 ) -> Float[Array, "d"]:
     """a′ + clip(ε, −c, c), ε ~ N(0, σ²), in bounds: near actions are to have near values (Fujimoto, eq. 14)."""
-    return into_bounds(action + jnp.clip(noise * jax.random.normal(key, action.shape), -limit, limit), bounded)
+    return into_bounds(action + jnp.clip(scale * noise, -limit, limit), bounded)
 
 
 class DDPG(ReplayAlgorithm[Learner, Policy[DeterministicActor]]):
@@ -78,8 +78,6 @@ class DDPG(ReplayAlgorithm[Learner, Policy[DeterministicActor]]):
     noise_scale: float = real(0.1, 0)  # σ of it, where actions are in [−1, 1]
     critics: int = size(1)  # the target reads the least of them
     policy_delay: int = size(1)  # critic steps for each step of the policy and move of the copies
-    target_noise: float = real(0.0, 0)  # σ of the noise on a′
-    target_noise_clip: float = real(0.5, 0)  # its largest size c
     tau: float = real(0.005, 0, 1)  # how far the copies move: 1 copies
     replay: Replay = eqx.field(default_factory=Replay)
 
@@ -110,16 +108,19 @@ class DDPG(ReplayAlgorithm[Learner, Policy[DeterministicActor]]):
         assert isinstance(spec.action, Continuous)
         return begin_noise(self.noise, spec.action)
 
+    def randomness(self, key: PRNGKeyArray, policy: Policy[DeterministicActor], obs: Obs) -> Float[Array, "d"]:
+        """ε ~ N(0, I)."""
+        return jax.random.normal(key, (len(policy.network.bounded),))
+
     def act(
-        self, key: PRNGKeyArray, policy: Policy[DeterministicActor], carry: Carry, obs: Obs, steps: Steps
+        self, noise: Float[Array, "d"], policy: Policy[DeterministicActor], carry: Carry, obs: Obs, steps: Steps
     ) -> tuple[Float[Array, "d"], Carry]:
         """μ_θ(s) + noise, in bounds; uniform until the first gradient step."""
-        noise_key, uniform_key = jax.random.split(key)
         network = policy.network
         action = network(policy.read(obs))
-        action, carry = explore(noise_key, self.noise, carry, action, self.noise_scale, network.bounded)
+        action, carry = explore(noise, self.noise, carry, action, self.noise_scale, network.bounded)
         early = steps.taken < self.replay.warmup
-        return jnp.where(early, uniform_action(uniform_key, network.bounded), action), carry
+        return jnp.where(early, uniform_action(noise, network.bounded), action), carry
 
     def greedy(
         self, key: PRNGKeyArray, policy: Policy[DeterministicActor], carry: Carry, obs: Obs
@@ -134,8 +135,8 @@ class DDPG(ReplayAlgorithm[Learner, Policy[DeterministicActor]]):
         rate, actor_rate = (self.annealed(r, steps) for r in (self.learning_rate, self.actor_learning_rate))
         if self.next_action == "memory":
             batch = where_next_action(batch)
-        keys = jax.random.split(key, batch.reward.shape[0])
-        target = jax.vmap(self.target, (0, None, 0))(keys, learner, batch)
+        next_action = self.choose_next(key, learner, batch)
+        target = jax.vmap(self.target, (None, 0, 0))(learner, batch, next_action)
         critic, metrics, error = fit(learner.critic, batch, target, self.optimiser, rate, self.max_grad_norm)
         updates = learner.updates + 1
 
@@ -160,12 +161,15 @@ class DDPG(ReplayAlgorithm[Learner, Policy[DeterministicActor]]):
         metrics |= {"train/actor_loss": value, "train/learning_rate": rate}
         return Learner(actor, moments, static_actor, critic, static_critics, updates), metrics, error
 
-    def target(self, key: PRNGKeyArray, learner: Learner, x: Batch) -> Float[Array, ""]:
+    def choose_next(self, key: PRNGKeyArray, learner: Learner, batch: Batch) -> Float[Array, "B d"]:
+        """a′ of every row."""
+        if self.next_action == "memory":
+            return batch.next_action
+        return jax.vmap(learner.actor if self.next_action == "online" else learner.static_actor)(batch.next_obs)
+
+    def target(self, learner: Learner, x: Batch, next_action: Float[Array, "d"]) -> Float[Array, ""]:
         """y = r + d minₖ Q_φ′ₖ(s′, a′) of one row."""
-        actor = learner.actor if self.next_action == "online" else learner.static_actor
-        action = x.next_action if self.next_action == "memory" else actor(x.next_obs)
-        action = smoothed(key, action, self.target_noise, self.target_noise_clip, actor.bounded)
-        return td_target(x, least(learner.static_critics, x.next_obs, action))
+        return td_target(x, least(learner.static_critics, x.next_obs, next_action))
 
 
 class TD3(DDPG):
@@ -174,3 +178,12 @@ class TD3(DDPG):
     critics: int = size(2)  # the target reads the least of them
     policy_delay: int = size(2)  # critic steps for each step of the policy and move of the copies
     target_noise: float = real(0.2, 0)  # σ of the noise on a′
+    target_noise_clip: float = real(0.5, 0)  # its largest size c
+
+    def choose_next(self, key: PRNGKeyArray, learner: Learner, batch: Batch) -> Float[Array, "B d"]:
+        """a′ of every row, smoothed."""
+        action = super().choose_next(key, learner, batch)
+        noise = jax.random.normal(key, action.shape)
+        return jax.vmap(smoothed, (0, 0, None, None, None))(
+            noise, action, self.target_noise, self.target_noise_clip, learner.actor.bounded
+        )

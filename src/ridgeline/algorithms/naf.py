@@ -122,14 +122,17 @@ class NAF(ReplayAlgorithm[Learner, Policy[NormalisedAdvantage]]):
         assert isinstance(spec.action, Continuous)
         return begin_noise(self.noise, spec.action)
 
+    def randomness(self, key: PRNGKeyArray, policy: Policy[NormalisedAdvantage], obs: Obs) -> Float[Array, "d"]:
+        """ε ~ N(0, I)."""
+        return jax.random.normal(key, (len(policy.network.bounded),))
+
     def act(
-        self, key: PRNGKeyArray, policy: Policy[NormalisedAdvantage], carry: Carry, obs: Obs, steps: Steps
+        self, noise: Float[Array, "d"], policy: Policy[NormalisedAdvantage], carry: Carry, obs: Obs, steps: Steps
     ) -> tuple[Float[Array, "d"], Carry]:
         """μ(s) + noise, in bounds; uniform until the first gradient step."""
         action, bounded = policy.network.best_action(policy.read(obs)), policy.network.bounded
-        noisy, carry = explore(jax.random.fold_in(key, 0), self.noise, carry, action, self.noise_scale, bounded)
-        random = uniform_action(jax.random.fold_in(key, 1), bounded)
-        return jnp.where(steps.taken < self.replay.warmup, random, noisy), carry
+        noisy, carry = explore(noise, self.noise, carry, action, self.noise_scale, bounded)
+        return jnp.where(steps.taken < self.replay.warmup, uniform_action(noise, bounded), noisy), carry
 
     def greedy(
         self, key: PRNGKeyArray, policy: Policy[NormalisedAdvantage], carry: Carry, obs: Obs

@@ -98,11 +98,12 @@ class QSearch(ReplayAlgorithm[Learner, Policy[Critics]]):
         self, key: PRNGKeyArray, policy: Policy[Critics], carry: Carry, obs: Obs, steps: Steps
     ) -> tuple[Float[Array, "d"], Carry]:
         """argmaxₐ Q(s, a) + noise, in bounds; uniform until the first gradient step."""
-        search_key, noise_key, uniform_key = jax.random.split(key, 3)
+        search_key, noise_key = jax.random.split(key)
         action = self.best(search_key, policy.network, policy.read(obs)).action
         bounded = (True,) * policy.network.action_size
-        noisy = into_bounds(action + self.noise_scale * jax.random.normal(noise_key, action.shape), bounded)
-        return jnp.where(steps.taken < self.replay.warmup, uniform_action(uniform_key, bounded), noisy), carry
+        noise = jax.random.normal(noise_key, action.shape)
+        noisy = into_bounds(action + self.noise_scale * noise, bounded)
+        return jnp.where(steps.taken < self.replay.warmup, uniform_action(noise, bounded), noisy), carry
 
     def greedy(
         self, key: PRNGKeyArray, policy: Policy[Critics], carry: Carry, obs: Obs

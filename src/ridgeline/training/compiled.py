@@ -66,10 +66,10 @@ class Rows(NamedTuple):
 
 @partial(jax.jit, inline=True)  # so that it is traced once, for its shapes and for its body
 def iterate(
-    algorithm: Algorithm[Any, Any], env: Environment[Any], lane: Lane, steps: Steps
+    algorithm: Algorithm[Any, Any], env: Environment[Any], stream: PRNGKeyArray, lane: Lane, steps: Steps
 ) -> tuple[Lane, Summary]:
-    """T steps in each of N environments, then one update."""
-    act_key, update_key = iteration_keys(lane.key, steps.iteration)
+    """T steps in each of N environments, then one update; `stream` is the key of the seed's iterations."""
+    act_key, update_key = iteration_keys(stream, steps.iteration)
     policy, fresh_carry = algorithm.policy(lane.state), begin_carry(algorithm, env.spec)
     everyone = jnp.ones(algorithm.num_envs, bool)
     randomness = partial(row_randomness, act_key, algorithm, policy, env.spec)
@@ -143,7 +143,8 @@ def chunk(
 
     def one_seed(lane: Lane, count: Int[Array, ""], shared: tuple[Any, ...]) -> tuple[Lane, Summary]:
         algorithm, env, first, ends, total = shared
-        shapes = jax.eval_shape(iterate, algorithm, env, lane, Steps(total, total, first))[1]
+        stream = key_for(lane.key, "iterations")
+        shapes = jax.eval_shape(iterate, algorithm, env, stream, lane, Steps(total, total, first))[1]
         nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
         def interval(
@@ -156,7 +157,8 @@ def chunk(
             def body(at: tuple[Int[Array, ""], Lane, Summary]) -> tuple[Int[Array, ""], Lane, Summary]:
                 i, lane, so_far = at
                 taken, iteration = (i.astype(float) * rows, i) if lane.clock is None else lane.clock
-                lane, summary = iterate(algorithm, env, lane, Steps(taken.astype(float), total, iteration))
+                now = Steps(taken.astype(float), total, iteration)
+                lane, summary = iterate(algorithm, env, stream, lane, now)
                 return i + 1, lane, jax.tree.map(jnp.add, so_far, summary)
 
             i, lane, summed = jax.lax.while_loop(going, body, (*at, nothing))

@@ -82,7 +82,7 @@ def act(
     def one_seed(steps: Steps, key: PRNGKeyArray, policy: Any, carry: Carry, ended: Array, obs: Obs) -> Any:
         now = steps._replace(taken=steps.taken + row * algorithm.num_envs)
         before = where_ended(ended, begin_carry(algorithm, layout.spec), carry)
-        act_key = iteration_keys(key, steps.iteration)[0]
+        act_key = iteration_keys(key_for(key, "iterations"), steps.iteration)[0]
         randomness = row_randomness(act_key, algorithm, policy, layout.spec, row)
         action, after = act_everywhere(algorithm, randomness, policy, before, obs, now)
         return action, before, after
@@ -116,7 +116,7 @@ def learn(
     if algorithm.fresh:
         steps = jax.tree.map(lambda x: x[seed], steps)
     before = jax.tree.unflatten(layout.state, state)
-    update_key = iteration_keys(keys[seed], steps.iteration)[1]
+    update_key = iteration_keys(key_for(keys[seed], "iterations"), steps.iteration)[1]
     after, metrics = algorithm.update(update_key, before, Rollout(rows, carry), steps)
     summary = summarise(metrics, *finished)
     if algorithm.fresh:

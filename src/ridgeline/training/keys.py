@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from ridgeline.types import Algorithm, EnvSpec, example_obs
@@ -13,9 +14,9 @@ def key_for(seed_key: PRNGKeyArray, use: str) -> PRNGKeyArray:
     return jax.random.fold_in(seed_key, ("init", "environments", "iterations", "forks").index(use))
 
 
-def iteration_keys(seed_key: PRNGKeyArray, iteration: Int[Array, ""]) -> tuple[PRNGKeyArray, PRNGKeyArray]:
-    """The keys of one iteration, for acting (folded with the row) and for the update."""
-    act_key, update_key = jax.random.split(jax.random.fold_in(key_for(seed_key, "iterations"), iteration))
+def iteration_keys(stream: PRNGKeyArray, iteration: Int[Array, ""]) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+    """The keys of one iteration, for acting (folded with the row) and for the update; of a seed's "iterations"."""
+    act_key, update_key = jax.vmap(jax.random.fold_in, (None, 0))(stream, 2 * iteration + jnp.arange(2))
     return act_key, update_key
 
 
@@ -23,5 +24,6 @@ def row_randomness(
     act_key: PRNGKeyArray, algorithm: Algorithm[Any, Any], policy: Any, spec: EnvSpec, row: Int[Array, ""]
 ) -> Any:
     """What the N actions of one row explore by."""
-    keys = jax.random.split(jax.random.fold_in(act_key, row), algorithm.num_envs)
+    cells = row * algorithm.num_envs + jnp.arange(algorithm.num_envs)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(act_key, cells)
     return jax.vmap(algorithm.randomness, (0, None, None))(keys, policy, example_obs(spec.observation))

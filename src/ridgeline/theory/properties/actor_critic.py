@@ -7,7 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from ridgeline.algorithms.ac import AC, ActionSource
 from ridgeline.critics import Regression, fit, td_target
@@ -32,11 +32,10 @@ def _learned(source: ActionSource, logits: Table, behaviour: Table, table: Table
     """Many expected SGD steps of AC's critic on a table, the static copy moved after each."""
     record = AC(next_action=source)
     actor, batch = TabularPolicy(logits), _with_next_actions(batch, behaviour)
-    keys = jax.random.split(jax.random.key(0), batch.reward.size)
 
     def step(table: Table, _: None) -> tuple[Table, None]:
         critics = (TabularCritic(table),)
-        value = jax.vmap(lambda k, x: record.next_value(k, actor, critics, x, jnp.zeros(())))(keys, batch)
+        value = jax.vmap(lambda x: record.next_value(None, actor, critics, x, jnp.zeros(())))(batch)
         target = jax.vmap(td_target)(batch, value)
         state = fit(Regression.begin(critics, "sgd"), batch, target, "sgd", 2.0, 1e9)[0]
         return state.critics[0].table, None
@@ -80,7 +79,8 @@ def the_critic_values_the_policy(full: bool) -> list[Measured]:
         actor, critics = TabularPolicy(jnp.asarray(logits[0])), (TabularCritic(jnp.asarray(q[0])),)
 
         def one(x: Batch, key: Array) -> Array:
-            return AC().next_value(key, actor, critics, x, jnp.zeros(()))
+            noise = actor.distribution(x.next_obs).noise(key)
+            return AC().next_value(noise, actor, critics, x, jnp.zeros(()))
 
         return jnp.mean(jax.vmap(lambda x: jax.vmap(partial(one, x))(keys))(x), 1)
 
@@ -102,8 +102,12 @@ def _ascent(record: AC, theta: Array, features: Array, critic: Table, visits: Ar
 
     def loss(theta: Array) -> Float[Array, ""]:
         actor, critics = TabularPolicy(features @ theta), (TabularCritic(critic),)
-        each = jax.vmap(lambda k, s, a: record.actor_loss(k, actor, critics, s, a, jnp.zeros(()))[0])(keys, s, a)
-        return jnp.sum(visits[s] * chance[s, a] * each)
+
+        def one(key: PRNGKeyArray, s: Array, a: Array) -> Float[Array, ""]:
+            noise = actor.distribution(s).noise(key)
+            return record.actor_loss(noise, key, actor, critics, s, a, jnp.zeros(()))[0]
+
+        return jnp.sum(visits[s] * chance[s, a] * jax.vmap(one)(keys, s, a))
 
     return -jax.grad(loss)(theta)
 

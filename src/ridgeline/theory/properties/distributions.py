@@ -126,7 +126,7 @@ class Shipped(NamedTuple):
 def _shipped(p: Distribution, q: Distribution, actions: Array, key: Array) -> Shipped:
     """Everything that a distribution computes: log-probabilities and scores [M], and samples with theirs."""
     score = jax.vmap(jax.grad(log_prob), (None, 0))(p, actions)
-    samples, log_probs = jax.vmap(p.sample_and_log_prob)(jax.random.split(key, _DRAWS))
+    samples, log_probs = jax.vmap(lambda k: p.draw_and_log_prob(p.noise(k)))(jax.random.split(key, _DRAWS))
     alone = jax.vmap(p.sample)(jax.random.split(key, _DRAWS))
     difference = jnp.max(jnp.abs(log_probs - jax.vmap(log_prob, (None, 0))(p, samples)))
     log_p, log_q = (jax.vmap(log_prob, (None, 0))(d, actions) for d in (p, q))
