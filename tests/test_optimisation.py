@@ -62,14 +62,14 @@ def test_a_zero_gradient_or_rate_changes_nothing(name):
 def test_the_norm_is_global_and_direction_is_kept():
     """Clipping element by element would turn the gradient."""
     gradient = {"w": jnp.asarray([[30.0, 0.0], [0.0, 0.0]]), "b": jnp.asarray([0.0, 40.0])}
-    step, _, norm = descend("sgd", jax.tree.map(jnp.zeros_like, PARAMS), gradient, optax.EmptyState(), 1.0, 5.0)
+    step, _, norm = descend("sgd", jax.tree.map(jnp.zeros_like, PARAMS), gradient, (), 1.0, 5.0)
     assert norm == 50
     assert_close(step, jax.tree.map(lambda g: -g / 10, gradient), rtol=1e-6)
 
 
 def test_a_small_gradient_is_not_scaled_up():
     gradient = jax.tree.map(lambda x: 1e-3 * x, PARAMS)
-    step, _, _ = descend("sgd", jax.tree.map(jnp.zeros_like, PARAMS), gradient, optax.EmptyState(), 1.0, 5.0)
+    step, _, _ = descend("sgd", jax.tree.map(jnp.zeros_like, PARAMS), gradient, (), 1.0, 5.0)
     assert_close(step, jax.tree.map(jnp.negative, gradient), rtol=0)
 
 
@@ -84,3 +84,14 @@ def test_polyak_with_tau_1_copies_bit_for_bit():
     """old + 1 · (new − old) would not: 1e8 swallows what is new."""
     target, params = jnp.asarray([1e8, -1e8, 3.0]), jnp.asarray([0.1, 1 / 3, jnp.pi])
     np.testing.assert_array_equal(jax.jit(polyak)(target, params, jnp.asarray(1.0)), params)
+
+
+@optimisers
+@pytest.mark.parametrize("bad", [1.0, np.nan, np.inf])
+def test_a_step_that_is_not_taken_changes_nothing(name, bad):
+    """The first of all, and one between others; whatever its gradient is."""
+    state = optimiser_state(name, PARAMS)
+    for _ in range(2):
+        still, kept, _ = descend(name, PARAMS, gradient_of(PARAMS, bad), state, 0.1, 1.0, jnp.array(False))
+        assert_close((still, kept), (PARAMS, state), rtol=0)
+        _, state, _ = descend(name, PARAMS, gradient_of(PARAMS), state, 0.1, 1.0, jnp.array(True))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree
 
+from ridgeline.draws import uniform_below
 from ridgeline.errors import UsageError
 from ridgeline.normalisation import ObservationNormaliser
 from ridgeline.priorities import Priorities, importance
@@ -162,11 +163,6 @@ class Memory(eqx.Module):
             weight=jnp.ones_like(reward),
             index=jnp.stack([first, column]),
         )
-
-
-def uniform_below(key: PRNGKeyArray, count: int, n: Int[Array, ""]) -> Int[Array, "count"]:
-    """⌊b n / 2³²⌋ of as many random words b: each of 0 … n − 1 equally often, to within n / 2³² of it."""
-    return jax.lax.mulhi(jax.random.bits(key, (count,)), n.astype(jnp.uint32)).astype(jnp.int32)
 
 
 class Experience[Learner](eqx.Module):

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from ridgeline.draws import shuffled
 
 
 def epochs[Learner, Data: PyTree[Array], Out](
@@ -25,8 +26,7 @@ def epochs[Learner, Data: PyTree[Array], Out](
         if batch_size == rows:  # one minibatch of all: its order says nothing
             learner, out = learn(learner, data)
             return learner, jax.tree.map(lambda x: x[None], out)
-        # One sort of random words; jax.random.permutation sorts several times.
-        order = jnp.argsort(jax.random.bits(key, (rows,)))
+        order = shuffled(key, rows)
 
         def one_batch(learner: Learner, index: Array) -> tuple[Learner, Out]:
             return learn(learner, jax.tree.map(lambda x: x[index], data))

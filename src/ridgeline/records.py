@@ -5,7 +5,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from ridgeline.encoders import Activation, Architecture, EncoderBuilder
 from ridgeline.memory import Batch, Experience, Replay
@@ -40,10 +40,15 @@ class NetworkAlgorithm[State, Policy](Algorithm[State, Policy]):
         return rate * (1 - self.learning_rate_anneal * steps.progress)
 
     def descend[Params: PyTree[Array]](
-        self, params: Params, gradient: Params, moments: PyTree[Array], rate: Float[Array, ""] | float
+        self,
+        params: Params,
+        gradient: Params,
+        moments: PyTree[Array],
+        rate: Float[Array, ""] | float,
+        taken: Bool[Array, ""] | bool = True,
     ) -> tuple[Params, PyTree[Array], Float[Array, ""]]:
         """One step against the gradient with this record's optimiser and clip; also the gradient's norm."""
-        return descend(self.optimiser, params, gradient, moments, rate, self.max_grad_norm)
+        return descend(self.optimiser, params, gradient, moments, rate, self.max_grad_norm, taken)
 
 
 class DrawnActions(eqx.Module):

@@ -8,8 +8,17 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
+
+
+def dot[Params: PyTree[Array]](x: Params, y: Params) -> Float[Array, ""]:
+    """xᵀy of parameters as vectors."""
+    return sum(map(jnp.vdot, jax.tree.leaves(x), jax.tree.leaves(y)), start=jnp.zeros(()))
+
+
+def along[Params: PyTree[Array]](x: Params, step: Float[Array, ""] | float, direction: Params) -> Params:
+    """x + step · direction."""
+    return jax.tree.map(lambda x, p: x + step * p, x, direction)
 
 
 class Solution[Params](eqx.Module):
@@ -31,8 +40,8 @@ def conjugate_gradient[Params: PyTree[Array]](
 
     Stops where ‖r‖ ≤ tolerance · ‖b‖ or pᵀAp ≤ 0. `b` = 0 gives 0, with residual 0 and curvature ∞.
     """
-    limit = tolerance**2 * optax.tree.vdot(b, b)
-    zero = optax.tree.zeros_like(b)
+    limit = tolerance**2 * dot(b, b)
+    zero = jax.tree.map(jnp.zeros_like, b)
 
     def going(at: tuple[Params, Params, Params, Array, Array, Array]) -> Bool[Array, ""]:
         *_, rr, curvature, i = at
@@ -43,20 +52,20 @@ def conjugate_gradient[Params: PyTree[Array]](
     ) -> tuple[Params, Params, Params, Array, Array, Array]:
         x, r, p, rr, curvature, i = at
         image = product(p)
-        bend = optax.tree.vdot(p, image)
+        bend = dot(p, image)
         alpha = jnp.where(bend > 0, rr / bend, 0)
-        x, r = optax.tree.add_scale(x, alpha, p), optax.tree.add_scale(r, -alpha, image)
-        new = optax.tree.vdot(r, r)
-        p = optax.tree.add_scale(r, new / rr, p)
-        least = jnp.minimum(curvature, bend / optax.tree.vdot(at[2], at[2]))
+        x, r = along(x, alpha, p), along(r, -alpha, image)
+        new = dot(r, r)
+        p = along(r, new / rr, p)
+        least = jnp.minimum(curvature, bend / dot(at[2], at[2]))
         return x, r, p, new, least, i + 1
 
-    rr = optax.tree.vdot(b, b)
+    rr = dot(b, b)
     start = (zero, b, b, rr, jnp.full_like(rr, jnp.inf), jnp.zeros((), jnp.int32))
     x, *_, curvature, _ = jax.lax.while_loop(going, step, start)
     image = product(x)
-    norm = optax.tree.norm(b)
-    residual = jnp.where(norm > 0, optax.tree.norm(optax.tree.sub(image, b)) / norm, 0)
+    off = along(image, -1.0, b)
+    residual = jnp.where(rr > 0, jnp.sqrt(dot(off, off) / rr), 0)
     return Solution(x, image, residual, curvature)
 
 
@@ -83,7 +92,7 @@ def backtrack[Params: PyTree[Array], Found: PyTree[Array]](
 
     def attempt(at: tuple[Array, Array, Array, Params, Found]) -> tuple[Array, Array, Array, Params, Found]:
         k, fraction, *_ = at
-        params = optax.tree.add_scale(start, fraction, step)
+        params = along(start, fraction, step)
         accepted, found = judge(params)
         return k + 1, jnp.where(accepted, fraction, fraction * ratio), accepted, params, found
 
@@ -109,7 +118,7 @@ def fisher_vector_product[Params: PyTree[Array], Out: PyTree[Array]](
     old, forward = jax.linearize(policy, params)
     bend = jax.linearize(jax.grad(divergence), old)[1]
     backward = jax.linear_transpose(forward, params)
-    return lambda v: optax.tree.add_scale(backward(bend(forward(v)))[0], damping, v)
+    return lambda v: along(backward(bend(forward(v)))[0], damping, v)
 
 
 class NaturalStep[Params](eqx.Module):
@@ -128,7 +137,7 @@ def natural_step[Params: PyTree[Array]](
     Zero, and not `usable`, where ∇L is zero, anything is not finite, or a direction had pᵀAp ≤ 0.
     """
     solution = conjugate_gradient(product, gradient, iterations)
-    length = optax.tree.vdot(solution.x, solution.image)
+    length = dot(solution.x, solution.image)
     scale = jnp.sqrt(2 * delta / length)
     # A length of 0 makes the scale infinite, one below it NaN; an infinite one makes it 0.
     usable = jnp.isfinite(length) & jnp.isfinite(scale) & (solution.curvature > 0)
@@ -175,8 +184,8 @@ def trust_region[Params: PyTree[Array]](
     search = backtrack(judge, params, step, ratio, jnp.where(usable, tries, 0))
     fraction, (kl, better) = search.fraction, search.found
     # ½ sᵀAs without the damping: sᵀ(A + λI)s is 2δ.
-    quadratic = delta - 0.5 * damping * optax.tree.vdot(step, step)
-    slope = optax.tree.vdot(gradient, step)
+    quadratic = delta - 0.5 * damping * dot(step, step)
+    slope = dot(gradient, step)
     return Move(
         search.params, fraction, kl, better, fraction**2 * quadratic, fraction * slope, natural.solution, usable
     )

@@ -221,7 +221,7 @@ def test_numpy_runs_where_jax_cannot_be_imported(tmp_path: Path) -> None:
     policy = reopened(begun(SMALL, ridgeline.make("CartPole-v1", "gymnasium")), tmp_path)
     script = """
 import sys
-for name in ("jax", "jaxlib", "equinox", "optax", "jaxtyping", "safetensors"):
+for name in ("jax", "jaxlib", "equinox", "jaxtyping", "safetensors"):
     sys.modules[name] = None
 import gymnasium, ridgeline
 policy = ridgeline.load_policy(sys.argv[1], runtime="numpy")

@@ -56,6 +56,7 @@ TARGETS = [
         "tests/test_normalisation.py",
     ),
     ("optimisation.py", ("*",), "tests/test_optimisation.py"),
+    ("adam.py", ("*",), "tests/test_optimisation.py"),
     ("priorities.py", ("Priorities.put", "Priorities.draw", "importance"), "tests/test_priorities.py"),
     (
         "critics.py",

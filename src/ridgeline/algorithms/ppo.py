@@ -143,10 +143,12 @@ class PPO(DrawnActions, NetworkAlgorithm[State, Policy[ActorCritic]]):
         def learn(learner: tuple[Any, Bool[Array, ""]], batch: Sample) -> tuple[Any, Metrics]:
             (network, optimiser), going = learner
             gradient, metrics = jax.grad(self.objective, has_aux=True)(network, batch, clip_range)
-            *moved, norm = self.descend(network, gradient, optimiser, learning_rate)
             going &= (self.target_kl == 0) | (metrics["train/approx_kl"] <= 1.5 * self.target_kl)
-            taken = jax.tree.map(lambda new, old: jnp.where(going, new, old), tuple(moved), (network, optimiser))
-            return (taken, going), metrics | {"train/grad_norm": norm, "train/steps_taken": going.astype(float)}
+            *learnt, norm = self.descend(network, gradient, optimiser, learning_rate, going)
+            return (tuple(learnt), going), metrics | {
+                "train/grad_norm": norm,
+                "train/steps_taken": going.astype(float),
+            }
 
         begin = (network, state.optimiser), jnp.array(True)
         ((network, optimiser), _), metrics = epochs(key, learn, begin, rows, self.epochs, self.batch_size)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_PACKAGES = ("jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "envpool", "box2d", "mujoco")
+_PACKAGES = ("jax", "jaxlib", "equinox", "numpy", "gymnasium", "envpool", "box2d", "mujoco")
 
 
 def examine() -> int:
