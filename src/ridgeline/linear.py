@@ -89,25 +89,26 @@ def _batch_by_column(size: int, batched: list[bool], x: Float[Array, "B n"]) -> 
     return jax.lax.platform_dependent(x, cpu=copy, default=lambda x: x), True
 
 
-def narrow_product(x: Float[Array, "n"], weight: Float[Array, "n m"]) -> Float[Array, "m"]:
-    """x W, for m much smaller than n. It reads Wᵀ; its gradient is that by Wᵀ, Σ δᵀx, and reads δᵀ."""
-    # The barrier keeps XLA from turning the product round again, and its gradient too.
-    return _product_of_transposed(x, jax.lax.optimization_barrier(weight.T))
-
-
 @jax.custom_jvp
-def _product_of_transposed(x: Float[Array, "n"], transposed: Float[Array, "m n"]) -> Float[Array, "m"]:
-    return jax.lax.dot_general(x, transposed, (((0,), (1,)), ((), ())))
+def narrow_product(x: Float[Array, "n"], weight: Float[Array, "n m"]) -> Float[Array, "m"]:
+    """x W, for m much smaller than n. What is differentiated reads Wᵀ: its gradient is Σ δᵀx, and reads δᵀ."""
+    return x @ weight
 
 
-@partial(_product_of_transposed.defjvp, symbolic_zeros=True)
-def _product_of_transposed_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
-    (x, transposed), (dx, dtransposed) = primals, tangents
+@partial(narrow_product.defjvp, symbolic_zeros=True)
+def _narrow_product_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    (x, weight), (dx, dweight) = primals, tangents
+    # The barrier keeps XLA from turning the product round again, and its gradient too.
+    transposed = jax.lax.optimization_barrier(weight.T)
     y = _product_of_transposed(x, transposed)
     dy = jnp.zeros_like(y)
     if not isinstance(dx, SymbolicZero):
         dy += _product_of_transposed(dx, transposed)
-    if not isinstance(dtransposed, SymbolicZero):
+    if not isinstance(dweight, SymbolicZero):
         # With x on the right, a batch of these is [m, B], and so is the δ that comes back through the barrier.
-        dy += jax.lax.optimization_barrier(dtransposed @ x)
+        dy += jax.lax.optimization_barrier(jax.lax.optimization_barrier(dweight.T) @ x)
     return y, dy
+
+
+def _product_of_transposed(x: Float[Array, "n"], transposed: Float[Array, "m n"]) -> Float[Array, "m"]:
+    return jax.lax.dot_general(x, transposed, (((0,), (1,)), ((), ())))
