@@ -1,15 +1,19 @@
 """What the parameters that acted say of a rollout, computed once before any of them changes."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ridgeline.distributions import Distribution, log_prob
+from ridgeline.distributions import Distribution
 from ridgeline.returns import gae
 from ridgeline.types import Action, Obs, Transition
+
+# Cells [T · N] that a CPU works on together.
+_BLOCK = 256
 
 
 class Sample(NamedTuple):
@@ -27,6 +31,19 @@ def everywhere(function: Callable[..., Any], *rows: Any) -> Any:
     return jax.vmap(jax.vmap(function))(*rows)
 
 
+def in_blocks(function: Callable[..., Any], *rows: Any) -> Any:
+    """`everywhere`, for what is not differentiated; on a CPU of few cells at once, which stay in its cache."""
+    times, columns = jax.tree.leaves(rows)[0].shape[:2]
+    if times * columns <= _BLOCK:
+        return everywhere(function, *rows)
+
+    def block_by_block(*rows: Any) -> Any:
+        found = jax.lax.map(lambda cell: function(*cell), flatten(rows), batch_size=_BLOCK)
+        return jax.tree.map(lambda x: x.reshape(times, columns, *x.shape[1:]), found)
+
+    return jax.lax.platform_dependent(*rows, cpu=block_by_block, default=partial(everywhere, function))
+
+
 def samples(
     distribution: Callable[[Obs], Distribution],
     state_value: Callable[[Obs], Float[Array, ""]],
@@ -36,13 +53,16 @@ def samples(
     lambda_: Float[Array, ""] | float,
 ) -> Sample:
     """Rows [T, N] with log π_θold(a|s), Â and V^targ = Â + V_θold(s); observations as a network reads them."""
-    obs = everywhere(read, x.obs)
-    value = everywhere(state_value, obs)
+
+    def describe(obs: Obs, action: Action) -> tuple[Obs, Float[Array, ""], Float[Array, ""]]:
+        obs = read(obs)
+        return obs, state_value(obs), distribution(obs).log_prob(action)
+
+    obs, value, log_probs = in_blocks(describe, x.obs, x.action)
     next_value = successor_values(lambda s: state_value(read(s)), x, value)
     advantage = jax.vmap(gae, in_axes=(1, 1, 1, 1, 1, None, None), out_axes=1)(
         x.reward, value, next_value, x.terminated, x.ended, gamma, lambda_
     )
-    log_probs = everywhere(log_prob, everywhere(distribution, obs), x.action)
     return Sample(obs, x.action, log_probs, advantage, advantage + value)
 
 

@@ -21,7 +21,7 @@ from ridgeline.memory import Batch
 from ridgeline.networks import Policy
 from ridgeline.normalisation import ObservationNormaliser
 from ridgeline.records import DrawnActions
-from ridgeline.rollouts import Sample, everywhere, samples, standardise, successor_values
+from ridgeline.rollouts import Sample, everywhere, in_blocks, samples, standardise, successor_values
 from ridgeline.types import ArraySpec, Discrete, EnvSpec, Steps, Transition
 
 
@@ -305,6 +305,15 @@ def test_samples_bootstrap_from_the_successor_and_target_v():
     np.testing.assert_allclose(found.advantage, advantage)
     np.testing.assert_allclose(found.target, advantage + v)
     np.testing.assert_allclose(found.obs, obs + 1)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (256, 1), (257, 1), (100, 7)], ids=str)
+def test_blocks_together_are_every_cell(shape):
+    """Some more than a block holds, not a whole number of them."""
+    x, y = jnp.arange(float(np.prod(shape))).reshape(shape), jnp.ones((*shape, 2))
+    found = jax.jit(lambda *rows: in_blocks(lambda x, y: {"sum": x[None] + y, "x": x}, *rows))(x, y)
+    np.testing.assert_array_equal(found["x"], x)
+    np.testing.assert_array_equal(found["sum"], np.broadcast_to(x[..., None] + 1, y.shape))
 
 
 @pytest.mark.parametrize("seed", range(4))
