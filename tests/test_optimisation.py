@@ -1,5 +1,7 @@
 """Gradient steps against Optax, and target copies."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,3 +97,10 @@ def test_a_step_that_is_not_taken_changes_nothing(name, bad):
         still, kept, _ = descend(name, PARAMS, gradient_of(PARAMS, bad), state, 0.1, 1.0, jnp.array(False))
         assert_close((still, kept), (PARAMS, state), rtol=0)
         _, state, _ = descend(name, PARAMS, gradient_of(PARAMS), state, 0.1, 1.0, jnp.array(True))
+
+
+def test_more_steps_than_can_be_counted_are_steps_like_any():
+    moments = dataclasses.replace(optimiser_state("adam", PARAMS), count=jnp.int32(2**31 - 3))
+    for _ in range(4):
+        _, moments, _ = descend("adam", PARAMS, gradient_of(PARAMS), moments, 0.1, 1.0)
+        assert moments.count >= 2**31 - 2

@@ -405,8 +405,8 @@ CHOSEN = [
     (
         "refused steps counted",
         "adam.py",
-        "moments.count + jnp.asarray(taken, moments.count.dtype)",
-        "moments.count + 1",
+        "2**31 - 2) + jnp.asarray(taken, moments.count.dtype)",
+        "2**31 - 2) + 1",
         OPTIMISATION,
         "moments are corrected for steps that never were",
     ),
