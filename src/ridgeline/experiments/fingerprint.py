@@ -16,6 +16,7 @@ def fingerprint() -> dict[str, Any]:
     """Versions, flags, devices and CPU. Where two are equal, so are the runs, bit for bit."""
     devices = jax.devices()
     return {
+        "ridgeline": importlib.metadata.version("ridgeline"),
         "jax": jax.__version__,
         "jaxlib": importlib.metadata.version("jaxlib"),
         "numpy": importlib.metadata.version("numpy"),
