@@ -1,6 +1,7 @@
 """Hostile settings: annotations are enforced, rank promotion raises, warnings are errors (pyproject)."""
 
 import os
+import re
 from collections.abc import Iterator
 
 # Without bytecode a thousand modules are compiled in each of the commands that tests start: 2 s.
@@ -11,6 +12,8 @@ os.environ["RIDGELINE_COMPILE_CACHE"] = "0"  # what is counted here are compilat
 import jax
 import pytest
 from jaxtyping import install_import_hook
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 install_import_hook("ridgeline", "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -21,16 +24,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what is slow unless asked for; keep on one worker what shares compilations."""
+    """Skip what is slow unless asked for."""
     skip = pytest.mark.skip(reason="slow: run with --full")
     for item in items:
         if item.get_closest_marker("slow") and not config.getoption("--full"):
             item.add_marker(skip)
-        given = getattr(item, "callspec", None)
-        about = given and next(
-            (str(given.params[key]) for key in ("name", "warm", "found") if key in given.params), ""
-        )
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {about or ''}"))
+
+
+class ByAlgorithm(LoadScopeScheduling):
+    """One worker runs all tests of one module and one algorithm: they share compilations."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        from ridgeline.algorithms import REGISTRY
+
+        module, _, test = nodeid.partition("::")
+        return " ".join([module, *(word for word in re.findall(r"\w+", test)[1:] if word in REGISTRY)][:2])
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByAlgorithm:
+    """Hand tests out by what they compile. The groups of pytest-xdist 3.8 do nothing under pytest 9.2."""
+    return ByAlgorithm(config, log)
 
 
 def pytest_collection_finish() -> None:
