@@ -41,6 +41,7 @@ class ByAlgorithm(LoadScopeScheduling):
         return " ".join([module, *(word for word in re.findall(r"\w+", test)[1:] if word in REGISTRY)][:2])
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByAlgorithm:
     """Hand tests out by what they compile. The groups of pytest-xdist 3.8 do nothing under pytest 9.2."""
     return ByAlgorithm(config, log)
