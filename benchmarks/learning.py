@@ -315,7 +315,8 @@ training: some publish that. Published figures are of the algorithm's best sourc
 
 The times are of a machine with 2 cores that did other work beside, for all seeds together, compiling apart:
 they are no measure of speed, for which there is [another page](speed.md). `python benchmarks/learning.py`
-measures and makes this page; every seed is in `benchmarks/results/learning`.
+measures and makes this page; every seed is in `benchmarks/results/learning`. All were learned with version 0.1:
+0.2 draws other random numbers, so that single seeds differ.
 """
 MUJOCO = (
     "Three seeds where the table says no other, and settings that are the same for every body but Hopper; the "
