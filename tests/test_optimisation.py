@@ -104,3 +104,4 @@ def test_more_steps_than_can_be_counted_are_steps_like_any():
     for _ in range(4):
         _, moments, _ = descend("adam", PARAMS, gradient_of(PARAMS), moments, 0.1, 1.0)
         assert moments.count >= 2**31 - 2
+    assert moments.count == 2**31 - 1

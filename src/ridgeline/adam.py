@@ -35,7 +35,7 @@ def adam[Params: PyTree[Array]](
     gradient: Params,
     moments: Moments[Params],
     learning_rate: Float[Array, ""] | float,
-    taken: Bool[Array, ""] | bool = True,
+    taken: Bool[Array, ""] | bool,
 ) -> tuple[Params, Moments[Params]]:
     """One step; θ, t, m and v stay what they are if it is not `taken` and g = 0."""
     # Weights of 0 leave a step out: to choose between new and old, XLA would copy every leaf first.

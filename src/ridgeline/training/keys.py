@@ -15,7 +15,10 @@ def key_for(seed_key: PRNGKeyArray, use: str) -> PRNGKeyArray:
 
 
 def iteration_keys(stream: PRNGKeyArray, iteration: Int[Array, ""]) -> tuple[PRNGKeyArray, PRNGKeyArray]:
-    """The keys of one iteration, for acting (folded with the row) and for the update; of a seed's "iterations"."""
+    """The keys of one iteration, for acting (folded with row and column) and for the update.
+
+    `stream` is the seed's key for "iterations".
+    """
     act_key, update_key = jax.vmap(jax.random.fold_in, (None, 0))(stream, 2 * iteration + jnp.arange(2))
     return act_key, update_key
 
